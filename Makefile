@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: MIT
+#
+# Cowslip. `make help` lists the targets.
+#
+# BUILD=release|test|debug|asan|tsan|clang picks flags and compiler; each build has its own tree,
+# build/<BUILD>/. Sources are listed by name (`make check-lists` compares with the disk); tests are
+# taken as found. Nothing here runs a compiler before `deps` has made sure there is one.
+
+BUILD ?= release
+ARCH ?= $(shell uname -m)
+
+MAKEFLAGS += --no-builtin-rules --no-builtin-variables
+ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
+MAKEFLAGS += -j$(shell nproc)
+endif
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+# V=1 shows whole commands.
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-5s %s\n' '$(1)' '$(2)')
+
+# ---- sources ----
+
+MM_SRCS := $(addprefix mm/, \
+	access.c backend_alloc.c backend_image.c check.c fault_kernel.c fault_uffd.c frame.c \
+	image.c lock.c pagemap.c policy.c pool.c publish.c space.c store.c violation.c window.c)
+
+ARCH_SRCS_x86_64 := $(addprefix arch/x86_64/, \
+	boot.c cpuid.c info.c msr.c record.c state.c vcpu.c vm.c)
+ARCH_SRCS := $(ARCH_SRCS_$(ARCH))
+
+VMM_SRCS := $(addprefix vmm/, \
+	atomic_file.c bus.c console.c elf.c engine.c family.c guestctl.c kvm.c procmem.c serial.c \
+	snapshot.c snapshot_read.c snapshot_write.c vcpu.c vm.c vmstate.c worker.c)
+
+CLI_SRCS := $(addprefix vmm/, \
+	cli_clone.c cli_doctor.c cli_image.c cli_options.c cli_output.c cli_run.c cli_sink.c \
+	doctor.c main.c stats.c)
+
+BENCH_SRCS :=
+
+# Linked into every guest program; guest/<program>.c are the programs.
+GUEST_SRCS_x86_64 := guest/x86_64/start.S guest/x86_64/isa.c
+GUEST_SRCS := guest/runtime.c $(GUEST_SRCS_$(ARCH))
+GUEST_PROGRAMS := counter crash forktree hello memwalk smp
+GUEST_LD := guest/$(ARCH)/guest.ld
+
+UNIT_SRCS := $(wildcard tests/unit/*.c)
+KVM_SRCS := $(wildcard tests/kvm/*.c)
+
+LISTED := $(MM_SRCS) $(ARCH_SRCS) $(VMM_SRCS) $(CLI_SRCS) $(BENCH_SRCS) $(GUEST_SRCS) \
+	$(GUEST_PROGRAMS:%=guest/%.c)
+
+# ---- builds ----
+
+CC_clang := clang
+CC := $(or $(CC_$(BUILD)),gcc)
+AR := ar
+
+# release drops assert() and the lock order check; test is the same code with both.
+OPT_release := -O2 -g -DNDEBUG
+OPT_test := -O2 -g
+OPT_debug := -Og -g
+OPT_asan := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+OPT_tsan := -O1 -g -fno-omit-frame-pointer -fsanitize=thread
+OPT_clang := -O2 -g
+OPT := $(OPT_$(BUILD))
+ifeq ($(OPT),)
+$(error BUILD=$(BUILD): one of release, test, debug, asan, tsan, clang is wanted)
+endif
+
+WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wundef \
+	-Wvla -Wwrite-strings -Werror
+WARN_mm := -Wconversion
+# What sanitizers put in makes gcc warn of paths that are not in the source.
+ifneq ($(filter asan tsan,$(BUILD)),)
+WARN += -Wno-format-truncation -Wno-maybe-uninitialized -Wno-stringop-overflow
+WARN_mm :=
+endif
+
+CPPFLAGS := -I. -D_GNU_SOURCE
+CFLAGS := -std=gnu11 -pthread $(OPT) $(WARN)
+LDFLAGS := -pthread $(OPT)
+LDLIBS := -ljansson -lxxhash
+
+# Guests are the same whatever the build, but for the compiler that lint checks them with. No
+# library, no red zone under exception frames. All C of a guest runs in ring 3: ring 0, which a
+# software KVM interprets and where it knows no SSE, is assembler.
+GUEST_CFLAGS_x86_64 := -mno-red-zone -fcf-protection=none
+GUEST_CFLAGS := -std=gnu11 -O2 -ffreestanding -fno-stack-protector -fno-pic -fno-pie \
+	-fno-asynchronous-unwind-tables $(GUEST_CFLAGS_$(ARCH)) $(WARN)
+GUEST_LDFLAGS := -static -nostdlib -Wl,--build-id=none,-z,noexecstack,-z,norelro \
+	-Wl,-z,max-page-size=4096,--fatal-warnings
+
+# Calls that the unit tests make fail on demand: tests/unit/inject.c stands in for them.
+INJECT_WRAPS := mmap munmap madvise fallocate malloc calloc realloc ioctl memfd_create \
+	pthread_create eventfd open pread ftruncate
+INJECT := $(if $(filter tests/unit/inject.c,$(UNIT_SRCS)),$(INJECT_WRAPS:%=-Wl,--wrap=%))
+
+B := build/$(BUILD)
+G := $(if $(filter clang,$(BUILD)),$(B)/guest,build/guest)
+
+objs = $(patsubst %,$(B)/obj/%.o,$(basename $(1)))
+guest_objs = $(patsubst %,$(G)/obj/%.o,$(basename $(1)))
+
+LIBMM := $(B)/libmm.a
+LIBCOWSLIP := $(B)/libcowslip.a
+GUESTS := $(GUEST_PROGRAMS:%=$(G)/%.elf)
+
+# ---- what people ask for ----
+
+.PHONY: all cowslip libs guests unit-tests kvm-tests tests
+.PHONY: demo test test-unit test-asan test-tsan test-kvm test-kvm-asan
+.PHONY: lint lint-format lint-shape lint-tidy lint-gcc lint-clang tidy format
+.PHONY: check-includes check-lists
+.PHONY: deps deps-lint clean help
+.DEFAULT_GOAL := all
+
+all: libs cowslip guests
+
+libs: $(LIBMM) $(LIBCOWSLIP)
+cowslip: $(B)/cowslip $(if $(filter release,$(BUILD)),build/cowslip)
+guests: $(GUESTS)
+unit-tests: $(B)/tests/unit
+kvm-tests: $(B)/tests/kvm $(B)/tests/kvm_probe
+tests: unit-tests kvm-tests
+
+demo: all
+	bench/demo.sh
+
+help:
+	@echo 'make [all]           build/cowslip, build/guest/*.elf, libmm.a and libcowslip.a'
+	@echo 'make demo            forks a hundred clones of a warm guest and prints what it cost'
+	@echo 'make test            all test suites; the last line is "N passed, N failed"'
+	@echo 'make test-unit       unit suite, release flags with assertions on'
+	@echo 'make test-asan       unit suite under AddressSanitizer and UBSan'
+	@echo 'make test-tsan       unit suite under ThreadSanitizer (TSAN_FILTER=glob)'
+	@echo 'make test-kvm        the suite that runs real guests'
+	@echo 'make test-kvm-asan   the same, cowslip and tests under AddressSanitizer and UBSan'
+	@echo 'make lint            format, clang-tidy, gcc and clang warnings, includes: as errors'
+	@echo 'make check-includes  direction of includes; every header compiles alone'
+	@echo 'make format          clang-format in place'
+	@echo 'make deps            installs what is missing, or names the command that would'
+	@echo 'make clean           removes build/'
+	@echo 'BUILD=release|test|debug|asan|tsan|clang   picks the build (release)'
+
+deps:
+	@.ci/deps build
+
+deps-lint:
+	@.ci/deps lint
+
+clean:
+	rm -rf build
+
+# ---- tests ----
+
+test: deps
+	+@MAKE='$(MAKE)' tests/run.sh includes unit asan tsan kvm
+test-unit test-asan test-tsan test-kvm test-kvm-asan: test-%: deps
+	+@MAKE='$(MAKE)' tests/run.sh $*
+
+check-includes: deps
+	@tests/include_check.sh
+	@tests/include_check.sh self-test
+
+# ---- the nested machine ----
+
+# tests/nested/run boots a machine that has a real two-dimensional KVM, under QEMU's emulation, for
+# one static program. What runs in it is linked from the same objects as what runs here.
+STATIC := -static -Wl,--strip-debug
+INIT := build/nested/init
+NESTED_TOOLS := $(INIT) $(B)/static/cowslip guests
+
+.PHONY: nested-run nested-demo nested-soak nested-tests test-nested test-nested-all
+
+# NESTED: options of tests/nested/run. make itself says "Error N" and exits with 2 for a command
+# that exits with N.
+nested-run: $(NESTED_TOOLS)
+	@[ -n '$(value CMD)' ] || { echo "make nested-run CMD='cowslip run guest/hello.elf'"; exit 2; }
+	@tests/nested/run --stdin --in $(B)/static/cowslip --in $(G):guest $(NESTED) -- $(CMD)
+
+nested-demo: $(NESTED_TOOLS)
+	@tests/nested/run --mem 2G --time 900 --in $(B)/static/cowslip --in $(G):guest \
+		--in bench/demo.sh --env 'CLONES=$(or $(CLONES),100)' $(NESTED) -- \
+		sh ./demo.sh /work/cowslip /work/guest
+
+nested-tests: $(NESTED_TOOLS) $(B)/static/kvm $(B)/static/unit
+
+test-nested: deps
+	+@MAKE='$(MAKE)' tests/run.sh kvm-nested
+test-nested-all: deps
+	+@MAKE='$(MAKE)' tests/run.sh kvm-nested kvm-nested-6.12 kvm-nested-npt0 kvm-nested-tdp0 \
+		unit-nested unit-nested-6.12
+nested-soak: deps
+	+@MAKE='$(MAKE)' tests/run.sh $(foreach n,1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20,\
+		kvm-nested)
+
+# The same whatever the build.
+$(INIT): tests/nested/init.c Makefile | deps
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)gcc $(CPPFLAGS) -std=gnu11 $(OPT_release) $(WARN) -static -s -o $@ $<
+
+$(B)/static/cowslip: $(call objs,$(CLI_SRCS) $(BENCH_SRCS)) $(LIBCOWSLIP)
+$(B)/static/kvm: $(call objs,$(KVM_SRCS) tests/tsan_runner.c) $(LIBCOWSLIP)
+$(B)/static/unit: $(call objs,$(UNIT_SRCS) tests/tsan_runner.c) $(LIBCOWSLIP)
+$(B)/static/unit: STATIC += $(INJECT)
+$(B)/static/cowslip $(B)/static/kvm $(B)/static/unit:
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) $(STATIC) -o $@ $^ $(LDLIBS)
+
+# ---- lint ----
+
+C_DIRS := mm arch arch/* vmm guest guest/* bench tests tests/*
+C_FILES := $(sort $(wildcard $(C_DIRS:%=%/*.[ch])))
+TIDY_FILES := $(filter %.c,$(LISTED)) $(UNIT_SRCS) $(KVM_SRCS) \
+	tests/tsan_runner.c tests/kvm_probe.c tests/nested/init.c
+
+lint: lint-format lint-shape lint-gcc lint-clang lint-tidy check-includes check-lists
+
+lint-format: deps-lint
+	clang-format --dry-run -Werror $(C_FILES)
+
+lint-shape:
+	@tests/shape_check.sh Makefile .ci/* $(wildcard tests/*.sh guest/*/*.S guest/*/*.ld) \
+		$(C_FILES)
+
+format: deps-lint
+	clang-format -i $(C_FILES)
+
+lint-gcc: deps
+	@$(MAKE) --no-print-directory BUILD=release all
+	@$(MAKE) --no-print-directory BUILD=test all tests
+
+lint-clang: deps-lint
+	@$(MAKE) --no-print-directory BUILD=clang all tests
+
+# After lint-clang, so that the two do not build the same objects at once.
+lint-tidy: lint-clang
+	@$(MAKE) --no-print-directory BUILD=clang tidy
+
+tidy: $(TIDY_FILES:%.c=$(B)/tidy/%.ok)
+
+$(B)/tidy/guest/%.ok: guest/%.c $(G)/obj/guest/%.o .clang-tidy
+	@mkdir -p $(@D)
+	$(call say,TIDY,$<)
+	$(Q)clang-tidy --quiet $< -- -I. $(GUEST_CFLAGS) 2>$@.err || { cat $@.err; exit 1; }
+	@mv $@.err $@
+
+$(B)/tidy/%.ok: %.c $(B)/obj/%.o .clang-tidy tests/.clang-tidy
+	@mkdir -p $(@D)
+	$(call say,TIDY,$<)
+	$(Q)clang-tidy --quiet $< -- $(CPPFLAGS) $(CFLAGS) 2>$@.err || { cat $@.err; exit 1; }
+	@mv $@.err $@
+
+check-lists:
+	@status=0; \
+	for f in $(filter-out $(LISTED),$(wildcard mm/*.c arch/$(ARCH)/*.c vmm/*.c bench/*.c \
+		guest/*.c guest/$(ARCH)/*.[cS])); do \
+		echo "$$f: not in the Makefile's lists"; status=1; \
+	done; exit $$status
+
+# ---- rules ----
+
+$(B)/obj/%.o: %.c Makefile | deps
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(WARN_$(firstword $(subst /, ,$<))) -MMD -MP -c \
+		-o $@ $<
+
+$(LIBMM): $(call objs,$(MM_SRCS))
+$(LIBCOWSLIP): $(call objs,$(MM_SRCS) $(ARCH_SRCS) $(VMM_SRCS))
+$(LIBMM) $(LIBCOWSLIP):
+	@rm -f $@
+	$(call say,AR,$@)
+	$(Q)$(AR) rcs $@ $(filter %.o,$^)
+
+$(B)/cowslip: $(call objs,$(CLI_SRCS) $(BENCH_SRCS)) $(LIBCOWSLIP)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+build/cowslip: build/release/cowslip
+	$(Q)cp -f $< $@
+
+# Criterion cannot start a test under ThreadSanitizer: tests/tsan_runner.c says why and does it.
+CRITERION := $(if $(filter tsan,$(BUILD)),$(B)/obj/tests/tsan_runner.o,-lcriterion)
+
+$(B)/tests/unit: $(call objs,$(UNIT_SRCS)) $(filter %.o,$(CRITERION)) $(LIBCOWSLIP)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) $(INJECT) -o $@ $^ $(LDLIBS) $(filter -l%,$(CRITERION))
+
+$(B)/tests/kvm: $(call objs,$(KVM_SRCS)) $(filter %.o,$(CRITERION)) $(LIBCOWSLIP)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(filter -l%,$(CRITERION))
+
+$(B)/tests/kvm_probe: $(call objs,tests/kvm_probe.c) $(LIBCOWSLIP)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(G)/obj/%.o: %.c Makefile | deps
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) -I. $(GUEST_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(G)/obj/%.o: %.S Makefile | deps
+	@mkdir -p $(@D)
+	$(call say,AS,$@)
+	$(Q)$(CC) -I. -MMD -MP -c -o $@ $<
+
+$(GUESTS): $(G)/%.elf: $(G)/obj/guest/%.o $(call guest_objs,$(GUEST_SRCS)) $(GUEST_LD)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(GUEST_LDFLAGS) -T $(GUEST_LD) -o $@ $(filter %.o,$^)
+
+-include $(patsubst %.o,%.d,$(call objs,$(filter-out guest/%,$(TIDY_FILES))) \
+	$(call guest_objs,$(GUEST_SRCS) $(GUEST_PROGRAMS:%=guest/%.c)))

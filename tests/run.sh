@@ -1,0 +1,188 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+#
+# tests/run.sh - builds and runs the test suites and counts what they say.
+#
+# usage: tests/run.sh [includes|unit|asan|tsan|kvm|kvm-asan]...   (no names: all but kvm-asan)
+#
+# A suite's counts come from the TAP file its runner wrote, never from its exit status alone.
+# What cannot be right counts as a failure: a build that breaks, no TAP, fewer results than
+# planned, no tests at all, a runner that fails while every test passed, a sanitizer report
+# that no test owned up to. The last line is `N passed, N failed[, N skipped (why)]`; the exit
+# status is 0 only when nothing failed.
+#
+# Environment: MAKE; TEST_TIMEOUT (seconds, of a test that names none), SUITE_TIMEOUT (seconds),
+# TSAN_FILTER (glob over suite/test). Set for the tests: COWSLIP (the program under test) and
+# COWSLIP_GUESTS (directory of guest programs).
+set -u
+
+cd "$(dirname "$0")/.." || exit 1
+MAKE=${MAKE:-make}
+TEST_TIMEOUT=${TEST_TIMEOUT:-120}
+SUITE_TIMEOUT=${SUITE_TIMEOUT:-1500}
+TSAN_FILTER=${TSAN_FILTER:-*}
+
+# One run at a time in a tree: builds and results would get into each other's way.
+if [ -z "${COWSLIP_TESTS_LOCKED:-}" ]; then
+	mkdir -p build || exit 1
+	COWSLIP_TESTS_LOCKED=1 exec flock -o build/.tests.lock tests/run.sh "$@"
+fi
+unset COWSLIP_TESTS_LOCKED
+
+passed=0
+failed=0
+skipped=0
+reasons=
+
+say() {
+	printf '%s\n' "$*"
+}
+
+# One more failure that no test reported.
+broke() { # suite, what happened
+	say "[FAIL] $1: $2"
+	failed=$((failed + 1))
+}
+
+build() { # suite, make arguments...
+	suite=$1
+	shift
+	say "== $suite: building"
+	"$MAKE" --no-print-directory "$@" && return 0
+	broke "$suite" "does not build"
+	return 1
+}
+
+# passed, failed, skipped and planned results of a TAP file, as shell assignments.
+tap_counts() {
+	awk '
+	/^1\.\.[0-9]+/ { plan = substr($0, 4) + 0; planned = 1 }
+	/^not ok/ { bad++; next }
+	/^ok/ { if (/# SKIP/) skip++; else good++ }
+	END {
+		printf "t_passed=%d t_failed=%d t_skipped=%d t_planned=%d\n",
+		       good, bad, skip, planned ? plan : -1
+	}' "$1"
+}
+
+# Fold a finished run into the totals.
+count() { # suite, TAP file, runner's exit status
+	t_passed=0 t_failed=0 t_skipped=0 t_planned=-1
+	if [ ! -s "$2" ]; then
+		broke "$1" "the runner left no results (exit status $3)"
+		return
+	fi
+	eval "$(tap_counts "$2")"
+	say "== $1: $t_passed passed, $t_failed failed, $t_skipped skipped"
+	passed=$((passed + t_passed))
+	failed=$((failed + t_failed))
+	skipped=$((skipped + t_skipped))
+	results=$((t_passed + t_failed + t_skipped))
+	if [ "$t_skipped" -gt 0 ]; then
+		grep '# SKIP' "$2"
+		reasons="$reasons${reasons:+; }$t_skipped in $1"
+	fi
+	if [ "$results" -eq 0 ]; then
+		broke "$1" "no tests in it"
+	elif [ "$t_planned" -ne "$results" ]; then
+		broke "$1" "$results results of $t_planned planned"
+	elif [ "$3" -ne 0 ] && [ "$t_failed" -eq 0 ]; then
+		broke "$1" "the runner failed with exit status $3"
+	fi
+}
+
+# Sanitizers write a file per reporting process; Criterion ignores what happens after a
+# test's end, which is when leaks are reported. Where tests failed already, these are the reasons.
+sanitizer_reports() { # suite, prefix
+	for log in "$2".*; do
+		[ -s "$log" ] || continue
+		sed -n 1,60p "$log"
+		[ "$t_failed" -gt 0 ] || broke "$1" "sanitizer report: $log"
+	done
+}
+
+run() { # suite, directory of the build, program, runner arguments...
+	suite=$1
+	dir=$2/results
+	program=$2/tests/$3
+	shift 3
+	mkdir -p "$dir"
+	rm -f "$dir/$suite".*
+	say "== $suite: running"
+	ASAN_OPTIONS="log_path=$dir/$suite.san:detect_stack_use_after_return=1" \
+	UBSAN_OPTIONS=print_stacktrace=1 \
+	TSAN_OPTIONS="log_path=$dir/$suite.san:second_deadlock_stack=1:history_size=4" \
+		timeout -k 10 "$SUITE_TIMEOUT" "$program" --tap="$dir/$suite.tap" \
+		--timeout="$TEST_TIMEOUT" "$@"
+	status=$?
+	count "$suite" "$dir/$suite.tap" $status
+	sanitizer_reports "$suite" "$dir/$suite.san"
+}
+
+suite_includes() {
+	say "== includes"
+	for what in check self-test; do
+		if tests/include_check.sh $what; then
+			passed=$((passed + 1))
+		else
+			broke includes "$what"
+		fi
+	done
+}
+
+suite_unit() {
+	build unit BUILD=test unit-tests && run unit build/test unit -j2
+}
+
+suite_asan() {
+	build unit-asan BUILD=asan unit-tests && run unit-asan build/asan unit -j2
+}
+
+suite_tsan() {
+	build unit-tsan BUILD=tsan unit-tests &&
+		run unit-tsan build/tsan unit --filter="$TSAN_FILTER"
+}
+
+# Without KVM the suite is still built, and every test of it counts as skipped.
+run_kvm() { # suite, build, program under test
+	build "$1" BUILD=release all && build "$1" "BUILD=$2" cowslip kvm-tests || return
+	if kvm=$("build/$2/tests/kvm_probe"); then
+		say "== $1: on KVM $kvm"
+		COWSLIP=$3 COWSLIP_GUESTS=build/guest run "$1" "build/$2" kvm -j1
+		return
+	fi
+	n=$("build/$2/tests/kvm" --list | awk '/: [0-9]+ tests?$/ { n += $2 } END { print n + 0 }')
+	[ "$n" -gt 0 ] || { broke "$1" "no tests in it"; return; }
+	say "== $1: skipped: no usable KVM: $kvm"
+	skipped=$((skipped + n))
+	reasons="$reasons${reasons:+; }$1 suite: $kvm"
+}
+
+suite_kvm() {
+	run_kvm kvm test build/cowslip
+}
+
+suite_kvm_asan() {
+	run_kvm kvm-asan asan build/asan/cowslip
+}
+
+[ $# -gt 0 ] || set -- includes unit asan tsan kvm
+for name; do
+	case $name in
+	includes) suite_includes ;;
+	unit) suite_unit ;;
+	asan) suite_asan ;;
+	tsan) suite_tsan ;;
+	kvm) suite_kvm ;;
+	kvm-asan) suite_kvm_asan ;;
+	*)
+		sed -n '5s/^# //p' "$0" >&2
+		exit 2
+		;;
+	esac
+done
+
+closing="$passed passed, $failed failed"
+[ "$skipped" -eq 0 ] || closing="$closing, $skipped skipped ($reasons)"
+say "$closing"
+[ "$failed" -eq 0 ]
