@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT
+/*
+ * mm/fault.h - fault paths: how violations reach the violation function (mm/ internal).
+ *
+ *     kernel   the whole window is mapped when the space is made; the host kernel resolves every
+ *              violation. Lowest latency for a lone 4 KiB page; we have no say and no record.
+ *     uffd     absent memory is registered with userfaultfd; a thread of the space reads events
+ *              and answers each with space_violation(). One event can map a whole block.
+ *
+ * A path is a const table. What a path calls "arming" a range: an access to a page that is absent
+ * there becomes a violation of ours instead of the kernel's business. A path that gets violations
+ * on the vCPU's own thread would implement the same table with an empty wake.
+ */
+#ifndef COWSLIP_MM_FAULT_H
+#define COWSLIP_MM_FAULT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "mm/types.h"
+
+struct space;
+
+struct fault_ops {
+	const char *name;
+	bool lazy; /* violations come to us: map on demand. Else everything is mapped at creation */
+
+	/*
+	 * Start. The window is reserved. Return: 0; -EPERM, -ENOSYS: not to be had; -EMFILE;
+	 * -ENOMEM.
+	 */
+	int (*attach)(struct space *s);
+
+	/*
+	 * Nothing is armed any more; whoever waited is let go and finds zero memory where
+	 * nothing was mapped. Any thread, the path's own included; only detach may follow.
+	 */
+	void (*let_go)(struct space *s);
+
+	/*
+	 * Stop: nothing is armed any more, whoever waited has been let go (and finds zero memory
+	 * where nothing was mapped). Idempotent. No lock held.
+	 */
+	void (*detach)(struct space *s);
+
+	/* Arm a range whose mapping has just been made. Lock held. Return: 0 or -errno. */
+	int (*arm)(struct space *s, struct gpa_range r);
+
+	/* The kernel resolves faults here from now on. Lock held. Return: 0 or -errno. */
+	int (*disarm)(struct space *s, struct gpa_range r);
+
+	/*
+	 * Fill the absent pages of an armed range with zeros. Lock held. Return: 0, -EAGAIN,
+	 * -ENOMEM.
+	 */
+	int (*fill_zero)(struct space *s, struct gpa_range r);
+
+	/* Let everyone who waits for a page of `r` try again. */
+	void (*wake)(struct space *s, struct gpa_range r);
+};
+
+extern const struct fault_ops fault_kernel;
+extern const struct fault_ops fault_uffd;
+
+/* What a path keeps in its space. */
+struct fault_state {
+	_Atomic int uffd; /* -1: none */
+	int stop;         /* eventfd, -1: none */
+	pthread_t thread;
+	bool running;
+};
+
+/*
+ * Return: a userfaultfd (close-on-exec, nonblocking, kernel faults included), or -EPERM, -ENOSYS,
+ * ...
+ */
+int fault_uffd_open(void);
+
+#endif

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+/*
+ * mm/pagemap.h - which pages of a private mapping are our own: the kernel's truth (mm/ internal).
+ *
+ * A private page is anonymous memory: present or swapped out, and not a page of the mapped
+ * file. Read with the PAGEMAP_SCAN ioctl (Linux 6.7) or, before it, from /proc/self/pagemap's
+ * words; both are always compiled in.
+ * Source: Linux Documentation/admin-guide/mm/pagemap.rst.
+ *
+ * A page that was only read where nothing is mapped (the zero page) counts as private by the
+ * old interface, which does not tell; callers must not mind.
+ */
+#ifndef COWSLIP_MM_PAGEMAP_H
+#define COWSLIP_MM_PAGEMAP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct page_run {
+	uintptr_t start; /* host address */
+	uint64_t pages;
+};
+
+/* Growing array of runs, in ascending order. Zeroed: empty. */
+struct page_runs {
+	struct page_run *run;
+	size_t count;
+	size_t room;
+};
+
+enum pagemap_how {
+	PAGEMAP_BEST, /* SCAN where the kernel has it */
+	PAGEMAP_WORDS,
+	PAGEMAP_IOCTL,
+};
+
+/*
+ * Append the private pages of [start, start + size) to `out`; touching runs are joined.
+ * Return: 0; -ENOMEM; -errno of open or reading; -ENOTTY when PAGEMAP_IOCTL was asked for and
+ * is not there. What was appended before a failure stays in `out`.
+ */
+int pagemap_private(uintptr_t start, uint64_t size, enum pagemap_how how, struct page_runs *out);
+
+/* Free and empty. */
+void page_runs_fini(struct page_runs *r);
+
+/* Pages in all runs. */
+uint64_t page_runs_pages(const struct page_runs *r);
+
+#endif

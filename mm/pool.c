@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: MIT
+/*
+ * mm/pool.c - memory behind the frame table: one memfd, and the pool's own mapping of all of it.
+ *
+ * A frame's life: reserved by the buddy system under the lock; filled by the host when first
+ * touched; punched out, outside the lock, while its block is DYING and so cannot be
+ * handed out; free. Punching before freeing is what makes every frame read as zero.
+ */
+#include "mm/pool.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "mm/check.h"
+#include "mm/frame.h"
+#include "mm/lock.h"
+#include "mm/pool_internal.h"
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
+
+#define POOL_MAX_BYTES (UINT64_C(1) << 43)
+#define COLLAPSE_TRIES 3
+
+struct pool {
+	struct store store; /* what extents name; its count is the pool's */
+	uint8_t *alias;     /* the whole memfd; never changes */
+	struct lock lock;
+	struct frame_table frames; /* lock */
+};
+
+static uint64_t frame_offset(frame_t f)
+{
+	return (uint64_t)f.n << MM_PAGE_SHIFT;
+}
+
+static uint64_t order_bytes(unsigned order)
+{
+	return MM_PAGE_SIZE << order;
+}
+
+/*
+ * Map the whole memfd at a 2 MiB boundary: a block can be one huge page only where its address
+ * is aligned too. Fork copies page tables of what it copies; no child wants this mapping.
+ */
+static int map_alias(struct pool *p)
+{
+	size_t size = align_up(p->store.size, MM_BLOCK_SIZE) + MM_BLOCK_SIZE;
+	uint8_t *room = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+	                     -1, 0);
+	uint8_t *at, *end;
+
+	if (room == MAP_FAILED)
+		return -errno;
+	at = (uint8_t *)(uintptr_t)align_up((uintptr_t)room, MM_BLOCK_SIZE);
+	end = at + align_up(p->store.size, MM_BLOCK_SIZE);
+	if (mmap(at, p->store.size, PROT_READ | PROT_WRITE,
+	         MAP_SHARED | MAP_FIXED | MAP_NORESERVE, p->store.fd, 0) == MAP_FAILED) {
+		int r = -errno;
+
+		munmap(room, size);
+		return r;
+	}
+	if (at > room)
+		munmap(room, (size_t)(at - room));
+	if (room + size > end)
+		munmap(end, (size_t)(room + size - end));
+	madvise(at, p->store.size, MADV_DONTFORK);
+	p->alias = at;
+	return 0;
+}
+
+int pool_create(uint64_t limit, struct pool **out)
+{
+	struct pool *p;
+	int r;
+
+	if (limit == 0 || !is_aligned(limit, MM_PAGE_SIZE) || limit > POOL_MAX_BYTES)
+		return -EINVAL;
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return -ENOMEM;
+	p->store = (struct store){.refs = 1, .size = limit, .pool = p};
+	p->store.fd = memfd_create("cowslip-pool", MFD_CLOEXEC);
+	if (p->store.fd < 0) {
+		r = -errno;
+		goto free_pool;
+	}
+	if (ftruncate(p->store.fd, (off_t)limit) < 0) {
+		r = -errno;
+		goto close_fd;
+	}
+	r = frame_table_init(&p->frames, (uint32_t)(limit >> MM_PAGE_SHIFT));
+	if (r)
+		goto close_fd;
+	r = map_alias(p);
+	if (r)
+		goto fini_frames;
+	lock_init(&p->lock, LOCK_POOL);
+	*out = p;
+	return 0;
+
+fini_frames:
+	frame_table_fini(&p->frames);
+close_fd:
+	close(p->store.fd);
+free_pool:
+	free(p);
+	return r;
+}
+
+void pool_destroy(struct pool *p)
+{
+	CHECK(p->frames.used == 0);
+	munmap(p->alias, align_up(p->store.size, MM_BLOCK_SIZE));
+	frame_table_fini(&p->frames);
+	lock_fini(&p->lock);
+	close(p->store.fd);
+	free(p);
+}
+
+struct pool *pool_get(struct pool *p)
+{
+	store_get(&p->store);
+	return p;
+}
+
+void pool_put(struct pool *p)
+{
+	if (p)
+		store_put(&p->store);
+}
+
+struct store *pool_store(struct pool *p)
+{
+	return &p->store;
+}
+
+int pool_alloc(struct pool *p, unsigned order, frame_t hint, frame_t *out)
+{
+	int r;
+
+	if (order > MM_HUGE_ORDER)
+		return -EINVAL;
+	lock_take(&p->lock);
+	r = frame_alloc(&p->frames, order, hint, out);
+	lock_drop(&p->lock);
+	return r;
+}
+
+int pool_ref(struct pool *p, frame_t f)
+{
+	int r;
+
+	lock_take(&p->lock);
+	r = frame_ref(&p->frames, f);
+	lock_drop(&p->lock);
+	return r;
+}
+
+/* Give the memory of a block back to the host, so that it reads as zero. */
+static int punch(const struct pool *p, frame_t head, unsigned order)
+{
+	int r;
+
+	do {
+		r = fallocate(p->store.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		              (off_t)frame_offset(head), (off_t)order_bytes(order));
+	} while (r < 0 && errno == EINTR);
+	return r < 0 ? -errno : 0;
+}
+
+void pool_unref(struct pool *p, frame_t f)
+{
+	frame_t head;
+	unsigned order;
+	bool last;
+	int r;
+
+	lock_take(&p->lock);
+	last = frame_unref(&p->frames, f, &head, &order);
+	lock_drop(&p->lock);
+	if (!last)
+		return;
+	r = punch(p, head, order);
+	lock_take(&p->lock);
+	if (r == 0)
+		frame_free(&p->frames, head);
+	else
+		frame_retire(&p->frames, head);
+	lock_drop(&p->lock);
+}
+
+uint32_t pool_refs(struct pool *p, frame_t f)
+{
+	frame_t head;
+	const struct frame_info *e;
+	uint32_t refs;
+
+	lock_take(&p->lock);
+	e = frame_find(&p->frames, f, &head);
+	refs = e && e->state == FRAME_USED ? e->refs : 0;
+	lock_drop(&p->lock);
+	return refs;
+}
+
+int pool_order(struct pool *p, frame_t f)
+{
+	frame_t head;
+	const struct frame_info *e;
+	int order;
+
+	lock_take(&p->lock);
+	e = frame_find(&p->frames, f, &head);
+	order = e && e->state == FRAME_USED ? e->order : -1;
+	lock_drop(&p->lock);
+	return order;
+}
+
+void *pool_frame_ptr(struct pool *p, frame_t f)
+{
+	return p->alias + frame_offset(f);
+}
+
+int pool_collapse(struct pool *p, frame_t f)
+{
+	volatile uint8_t *at = pool_frame_ptr(p, f);
+	int r = -EAGAIN;
+
+	CHECK(is_aligned(f.n, MM_BLOCK_PAGES));
+	/* An empty range has nothing to collapse (EINVAL): bring one page in. */
+	(void)*at;
+	for (int i = 0; i < COLLAPSE_TRIES && r == -EAGAIN; i++)
+		r = madvise((void *)(uintptr_t)at, MM_BLOCK_SIZE, MADV_COLLAPSE) < 0 ? -errno : 0;
+	return r;
+}
+
+int pool_fill(struct pool *p, frame_t f, uint32_t frames)
+{
+	int r;
+
+	do {
+		r = fallocate(p->store.fd, 0, (off_t)frame_offset(f),
+		              (off_t)frames << MM_PAGE_SHIFT);
+	} while (r < 0 && errno == EINTR);
+	if (r < 0)
+		return errno == ENOSPC ? -ENOMEM : -errno;
+	return 0;
+}
+
+/* Pages of [at, at + size) that are in memory; 0 when the kernel won't say. */
+static uint64_t resident_bytes(void *at, size_t size)
+{
+	enum { CHUNK = 1 << 14 };
+	unsigned char vec[CHUNK];
+	uint64_t pages = 0;
+
+	for (size_t done = 0; done < size; done += (size_t)CHUNK << MM_PAGE_SHIFT) {
+		size_t left = (size - done + MM_PAGE_SIZE - 1) >> MM_PAGE_SHIFT;
+		size_t n = left < CHUNK ? left : CHUNK;
+
+		if (mincore((uint8_t *)at + done, n << MM_PAGE_SHIFT, vec) < 0)
+			return 0;
+		for (size_t i = 0; i < n; i++)
+			pages += vec[i] & 1u;
+	}
+	return pages << MM_PAGE_SHIFT;
+}
+
+void pool_stats(struct pool *p, struct pool_stats *out)
+{
+	struct stat st = {0};
+	const struct frame_table *t = &p->frames;
+	size_t small_used, big_used;
+
+	(void)fstat(p->store.fd, &st);
+	lock_take(&p->lock);
+	*out = (struct pool_stats){
+		.limit_frames = t->count,
+		.used_frames = t->used,
+		.peak_frames = t->peak,
+		.retired_frames = t->retired,
+		.committed_frames = (uint64_t)st.st_blocks * 512u >> MM_PAGE_SHIFT,
+	};
+	small_used = (size_t)t->grown * sizeof(*t->small);
+	big_used = (size_t)(align_up(t->grown, MM_BLOCK_PAGES) >> MM_BLOCK_ORDER) * sizeof(*t->big);
+	lock_drop(&p->lock);
+	out->metadata_bytes =
+		resident_bytes(t->small, small_used) + resident_bytes(t->big, big_used);
+}
+
+int pool_audit(struct pool *p)
+{
+	const char *wrong;
+
+	lock_take(&p->lock);
+	wrong = frame_table_audit(&p->frames);
+	lock_drop(&p->lock);
+	if (!wrong)
+		return 0;
+	fprintf(stderr, "cowslip: pool audit: %s\n", wrong);
+	return -EUCLEAN;
+}

@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: MIT
+/*
+ * mm/publish.c - the memory half of a snapshot: a stopped space becomes an image and its clone.
+ *
+ *     OWNED block      its frames change hands; the window is remapped MAP_PRIVATE. No copy.
+ *     SHARED block     what the old image has of it, less the pages the guest has made private;
+ *                      those are copied, packed, into fresh frames
+ *     EMPTY block      what the old image has of it
+ *
+ * A block with so many private pages that clones would pay for the scraps (each run of pages is two
+ * more mappings in every clone) is copied whole first and so becomes OWNED.
+ *
+ * Prepare (scan, copy, build the image) may fail and leaves everything as it was. Commit first
+ * remaps OWNED blocks, the only step of it that can fail, and undoes that by the
+ * same calls the other way round, which need no mapping more than there are. Then
+ * the new image is in place; packed pages are remapped last and at leisure: one
+ * that the host refuses stays private, with the same bytes.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "mm/check.h"
+#include "mm/pagemap.h"
+#include "mm/space_internal.h"
+
+/* A block with this many private runs, or pages, is copied whole. */
+#define WHOLE_RUNS  64u
+#define WHOLE_PAGES (MM_BLOCK_PAGES / 2)
+
+struct extents {
+	struct extent *e;
+	size_t count, room;
+};
+
+struct plan {
+	struct extents image;     /* the new one's, in order */
+	struct extents packed;    /* of those, the ones that hold private pages */
+	struct page_runs private; /* of all SHARED blocks, in order */
+	uint64_t to_pack;         /* private pages not packed yet */
+	frame_t *packs;           /* pool blocks taken for them, one reference each */
+	size_t pack_count, pack_room;
+	frame_t next; /* first unused frame of the last pack */
+	uint32_t left;
+};
+
+static void plan_fini(struct space *s, struct plan *p)
+{
+	for (size_t i = 0; i < p->pack_count; i++)
+		pool_unref(s->pool, p->packs[i]);
+	free(p->packs);
+	free(p->image.e);
+	free(p->packed.e);
+	page_runs_fini(&p->private);
+}
+
+static int add_extent(struct extents *list, struct extent e)
+{
+	if (list->count == list->room) {
+		size_t room = list->room ? 2 * list->room : 64;
+		struct extent *more = realloc(list->e, room * sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		list->e = more;
+		list->room = room;
+	}
+	list->e[list->count++] = e;
+	return 0;
+}
+
+/* ---- private pages ---- */
+
+static struct gpa_range run_range(const struct space *s, const struct page_run *r)
+{
+	return (struct gpa_range){space_gpa(s, (hva_t){r->start}), r->pages << MM_PAGE_SHIFT};
+}
+
+/* The part of `r` inside `in`; size 0 when there is none. */
+static struct gpa_range range_clip(struct gpa_range r, struct gpa_range in)
+{
+	uint64_t start = max_u64(r.start.v, in.start.v);
+	uint64_t end = min_u64(gpa_range_end(r), gpa_range_end(in));
+
+	return (struct gpa_range){{start}, end > start ? end - start : 0};
+}
+
+/* ---- whole blocks ---- */
+
+/*
+ * Put what the block holds into `to`: the image's bytes, then the private pages over them.
+ * Return: 0 or -errno of reading the store.
+ */
+static int copy_block(struct space *s, struct gpa_range ram, const struct plan *p, size_t run,
+                      uint8_t *to)
+{
+	size_t count = 0;
+	const struct extent *e = s->image ? image_extents(s->image, &count) : NULL;
+	size_t i = s->image ? image_find(s->image, ram.start) : 0;
+
+	for (; i < count && e[i].gpa.v < gpa_range_end(ram); i++) {
+		int r = store_read(e[i].store, e[i].frame, e[i].pages,
+		                   to + (e[i].gpa.v - ram.start.v));
+
+		if (r)
+			return r;
+	}
+	for (; run < p->private.count; run++) {
+		struct gpa_range r = range_clip(run_range(s, &p->private.run[run]), ram);
+
+		if (r.size == 0)
+			break;
+		memcpy(to + (r.start.v - ram.start.v), window_ptr(s, r.start), r.size);
+	}
+	return 0;
+}
+
+/*
+ * Make a SHARED block OWNED by copying it. Contents stay. Return: 0 or -errno, then nothing
+ * changed.
+ */
+static int own_block(struct space *s, struct block *b, const struct plan *p, size_t run)
+{
+	struct gpa_range ram = block_range(s, block_of(s, b));
+	frame_t f;
+	int r = alloc_reserve(s, b, &f);
+
+	if (r)
+		return r;
+	r = copy_block(s, ram, p, run, pool_frame_ptr(s->pool, f));
+	if (r == 0)
+		r = window_map_owned(s, ram, f);
+	if (r) {
+		pool_unref(s->pool, f);
+		return r;
+	}
+	alloc_commit(s, b, f);
+	return 0;
+}
+
+/*
+ * Enough of block `ram` is private to copy all of it. `run`: the first run that ends above its
+ * start.
+ */
+static bool is_scrappy(const struct space *s, const struct plan *p, struct gpa_range ram,
+                       size_t run)
+{
+	uint64_t pages = 0, runs = 0;
+
+	for (; run < p->private.count; run++, runs++) {
+		uint64_t part = range_clip(run_range(s, &p->private.run[run]), ram).size;
+
+		if (part == 0)
+			break;
+		pages += part >> MM_PAGE_SHIFT;
+	}
+	return runs >= WHOLE_RUNS || pages >= WHOLE_PAGES;
+}
+
+/* A block for which there are no frames is left to be packed. */
+static void own_scrappy_blocks(struct space *s, const struct plan *p)
+{
+	size_t run = 0;
+
+	for (size_t i = 0; i < s->block_count; i++) {
+		struct block *b = &s->blocks[i];
+		struct gpa_range ram = block_range(s, i);
+
+		while (run < p->private.count &&
+		       gpa_range_end(run_range(s, &p->private.run[run])) <= ram.start.v)
+			run++;
+		if (b->state == BLOCK_SHARED && !b->partial && is_scrappy(s, p, ram, run))
+			(void)own_block(s, b, p, run);
+	}
+}
+
+/* ---- packing ---- */
+
+/*
+ * A fresh block for what is left to pack, at most 2 MiB and never more than is needed; smaller
+ * where the pool is too scattered for that.
+ */
+static int new_pack(struct space *s, struct plan *p)
+{
+	unsigned order = 0;
+	int r;
+
+	while (order < MM_BLOCK_ORDER && (UINT64_C(2) << order) <= p->to_pack)
+		order++;
+	if (p->pack_count == p->pack_room) {
+		size_t room = p->pack_room ? 2 * p->pack_room : 16;
+		frame_t *more = realloc(p->packs, room * sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		p->packs = more;
+		p->pack_room = room;
+	}
+	while ((r = pool_alloc(s->pool, order, FRAME_NONE, &p->next)) == -ENOMEM && order > 0)
+		order--;
+	if (r)
+		return r;
+	p->packs[p->pack_count++] = p->next;
+	p->left = UINT32_C(1) << order;
+	return 0;
+}
+
+/* Copy the private pages of `r` into packs; one extent for each pack they touch. */
+static int pack(struct space *s, struct plan *p, struct gpa_range r)
+{
+	while (r.size > 0) {
+		struct extent packed;
+		uint32_t n;
+		int e = p->left ? 0 : new_pack(s, p);
+
+		if (e)
+			return e;
+		n = (uint32_t)min_u64(r.size >> MM_PAGE_SHIFT, p->left);
+		memcpy(pool_frame_ptr(s->pool, p->next), window_ptr(s, r.start),
+		       (size_t)n << MM_PAGE_SHIFT);
+		packed = (struct extent){r.start, n, p->next, pool_store(s->pool)};
+		e = add_extent(&p->image, packed);
+		if (e == 0)
+			e = add_extent(&p->packed, packed);
+		if (e)
+			return e;
+		p->next.n += n;
+		p->left -= n;
+		p->to_pack -= n;
+		r.start.v += (uint64_t)n << MM_PAGE_SHIFT;
+		r.size -= (uint64_t)n << MM_PAGE_SHIFT;
+	}
+	return 0;
+}
+
+/* ---- the new image's extents ---- */
+
+/* What the old image has in [from, to). */
+static int keep_old(struct space *s, struct plan *p, uint64_t from, uint64_t to)
+{
+	size_t count;
+	const struct extent *e;
+
+	if (!s->image || from >= to)
+		return 0;
+	e = image_extents(s->image, &count);
+	for (size_t i = image_find(s->image, (gpa_t){from}); i < count && e[i].gpa.v < to; i++) {
+		struct gpa_range all = {e[i].gpa, (uint64_t)e[i].pages << MM_PAGE_SHIFT};
+		struct gpa_range part = range_clip(all, (struct gpa_range){{from}, to - from});
+		uint32_t skip = (uint32_t)((part.start.v - all.start.v) >> MM_PAGE_SHIFT);
+		int r = add_extent(&p->image,
+		                   (struct extent){part.start,
+		                                   (uint32_t)(part.size >> MM_PAGE_SHIFT),
+		                                   {e[i].frame.n + skip},
+		                                   e[i].store});
+
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/*
+ * Old image and private pages of a block that is not OWNED. *run: the first run that ends above it.
+ */
+static int merge_block(struct space *s, struct plan *p, struct gpa_range ram, size_t *run)
+{
+	uint64_t at = ram.start.v;
+
+	while (*run < p->private.count) {
+		struct gpa_range all = run_range(s, &p->private.run[*run]);
+		struct gpa_range part = range_clip(all, ram);
+		int r;
+
+		if (part.size == 0)
+			break;
+		r = keep_old(s, p, at, part.start.v);
+		if (r == 0)
+			r = pack(s, p, part);
+		if (r)
+			return r;
+		at = gpa_range_end(part);
+		if (gpa_range_end(all) > gpa_range_end(ram))
+			break;
+		++*run;
+	}
+	return keep_old(s, p, at, gpa_range_end(ram));
+}
+
+static int plan_extents(struct space *s, struct plan *p)
+{
+	size_t run = 0;
+
+	for (size_t i = 0; i < s->block_count; i++) {
+		const struct block *b = &s->blocks[i];
+		struct gpa_range ram = block_range(s, i);
+		int r;
+
+		if (ram.size == 0)
+			continue;
+		if (b->state == BLOCK_OWNED)
+			r = add_extent(&p->image,
+			               (struct extent){ram.start,
+			                               (uint32_t)(ram.size >> MM_PAGE_SHIFT),
+			                               b->frame, pool_store(s->pool)});
+		else
+			r = merge_block(s, p, ram, &run);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* Everything that may fail before the first change: scan, copy, list. */
+static int prepare(struct space *s, struct plan *p)
+{
+	int r = space_private_runs(s, &p->private);
+
+	if (r)
+		return r;
+	own_scrappy_blocks(s, p);
+	/* Blocks that became OWNED have left the list. */
+	p->private.count = 0;
+	r = space_private_runs(s, &p->private);
+	if (r)
+		return r;
+	p->to_pack = page_runs_pages(&p->private);
+	return plan_extents(s, p);
+}
+
+/* ---- commit ---- */
+
+/* Undo: the same bytes, shared again. Nothing has been written in between. */
+static void unprotect_owned(struct space *s, size_t end)
+{
+	struct gpa_range ram;
+	size_t step;
+
+	for (size_t i = 0; i < end; i += step) {
+		step = 1;
+		if (s->blocks[i].state != BLOCK_OWNED)
+			continue;
+		step = owned_stretch(s, i, &ram);
+		CHECK(window_map_owned(s, ram, s->blocks[i].frame) == 0);
+		/* Mapping over an armed block disarms it: the kernel fills the rest from now on. */
+		for (size_t k = 0; k < step; k++)
+			s->blocks[i + k].partial = false;
+	}
+}
+
+/*
+ * From here on the guest's writes no longer reach the frames. Return: 0, or -errno and all undone.
+ */
+static int protect_owned(struct space *s)
+{
+	struct gpa_range ram;
+	size_t step;
+
+	for (size_t i = 0; i < s->block_count; i += step) {
+		int r;
+
+		step = 1;
+		if (s->blocks[i].state != BLOCK_OWNED)
+			continue;
+		step = owned_stretch(s, i, &ram);
+		r = window_map_private(s, ram.start, ram.size >> MM_PAGE_SHIFT, pool_store(s->pool),
+		                       s->blocks[i].frame);
+		if (r) {
+			unprotect_owned(s, i);
+			return r;
+		}
+	}
+	return 0;
+}
+
+/* The image holds the frames now: blocks give theirs up. */
+static void hand_over(struct space *s, struct image *image)
+{
+	for (size_t i = 0; i < s->block_count; i++) {
+		struct block *b = &s->blocks[i];
+
+		if (b->state != BLOCK_OWNED)
+			continue;
+		pool_unref(s->pool, b->frame);
+		*b = (struct block){.state = BLOCK_SHARED};
+	}
+	s->owned_frames = 0;
+	image_put(s->image);
+	s->image = image_get(image);
+}
+
+/* Let go of the private copies: the window reads the packed ones from now on. */
+static void drop_private(struct space *s, const struct plan *p)
+{
+	for (size_t i = 0; i < p->packed.count; i++) {
+		const struct extent *e = &p->packed.e[i];
+
+		/* Refused: the page stays private, its bytes are the same. */
+		(void)window_map_private(s, e->gpa, e->pages, e->store, e->frame);
+	}
+}
+
+int space_publish(struct space *s, const void *state, size_t state_size, struct image **out)
+{
+	struct plan p = {0};
+	struct image_parts parts;
+	struct image *image;
+	int r;
+
+	lock_take(&s->lock);
+	r = s->holds ? -EBUSY : prepare(s, &p);
+	if (r)
+		goto done;
+	parts = (struct image_parts){
+		.ram = s->ram,
+		.ram_count = s->region_count,
+		.extents = p.image.e,
+		.extent_count = p.image.count,
+		.state = state,
+		.state_size = state_size,
+	};
+	r = image_create(&parts, &image);
+	if (r)
+		goto done;
+	r = protect_owned(s);
+	if (r) {
+		image_put(image);
+		goto done;
+	}
+	hand_over(s, image);
+	drop_private(s, &p);
+	*out = image;
+done:
+	plan_fini(s, &p);
+	lock_drop(&s->lock);
+	return r;
+}

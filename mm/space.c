@@ -1,0 +1,495 @@
+// SPDX-License-Identifier: MIT
+/*
+ * mm/space.c - life cycle of a space: regions, the block table, the choice of a fault path.
+ */
+#include "mm/space.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "mm/check.h"
+#include "mm/pagemap.h"
+#include "mm/ram.h"
+#include "mm/space_internal.h"
+
+/* ---- regions and blocks ---- */
+
+const struct region *space_region(const struct space *s, gpa_t a)
+{
+	const struct ram_region *ram = ram_find(s->ram, s->region_count, a);
+
+	return ram ? &s->regions[ram - s->ram] : NULL;
+}
+
+struct gpa_range block_range(const struct space *s, size_t index)
+{
+	gpa_t start = block_gpa(s, index);
+	const struct ram_region *ram = ram_find(s->ram, s->region_count, start);
+	uint64_t left = ram ? gpa_range_end(ram->range) - start.v : 0;
+
+	return (struct gpa_range){start, min_u64(left, MM_BLOCK_SIZE)};
+}
+
+const struct ram_region *space_ram(const struct space *s, size_t *count)
+{
+	*count = s->region_count;
+	return s->ram;
+}
+
+hva_t space_hva(const struct space *s, gpa_t a)
+{
+	return (hva_t){(uintptr_t)window_ptr(s, a)};
+}
+
+gpa_t space_gpa(const struct space *s, hva_t h)
+{
+	return (gpa_t){s->first.v + (h.v - (uintptr_t)s->window)};
+}
+
+/* ---- creation ---- */
+
+static uint64_t ram_bytes(const struct space *s)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < s->region_count; i++)
+		sum += s->ram[i].range.size;
+	return sum;
+}
+
+static int take_regions(struct space *s, const struct space_config *c)
+{
+	const struct ram_region *ram = c->ram;
+	size_t count = c->ram_count;
+	int r;
+
+	if (c->image)
+		ram = image_ram(c->image, &count);
+	r = ram_check(ram, count);
+	if (r)
+		return r;
+	for (size_t i = 0; i < count; i++) {
+		s->ram[i] = ram[i];
+		s->regions[i] = (struct region){
+			.ram = ram[i],
+			.backend = c->image ? &backend_image : &backend_alloc,
+			.permits = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC,
+		};
+	}
+	s->region_count = count;
+	s->first = ram[0].range.start;
+	s->size = align_up(gpa_range_end(ram[count - 1].range), MM_BLOCK_SIZE) - s->first.v;
+	s->block_count = (size_t)(s->size >> MM_BLOCK_SHIFT);
+	return 0;
+}
+
+static size_t blocks_bytes(const struct space *s)
+{
+	return s->block_count * sizeof(*s->blocks);
+}
+
+/* Untouched entries cost nothing: all-zero is EMPTY. */
+static int map_blocks(struct space *s)
+{
+	void *p = mmap(NULL, blocks_bytes(s), PROT_READ | PROT_WRITE,
+	               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		return -errno;
+	s->blocks = p;
+	return 0;
+}
+
+static bool limit_binds(const struct space *s, const struct space_config *c)
+{
+	return c->limit_frames && c->limit_frames < ram_bytes(s) >> MM_PAGE_SHIFT;
+}
+
+/*
+ * The rule of FAULTS_AUTO. A limit below RAM can only be kept where every block is decided
+ * by us. A clone mostly reads pages that are there and copies single ones: the kernel is
+ * quickest at that. Fresh memory is filled fastest a block at a time.
+ */
+static const struct fault_ops *choose_path(const struct space *s, const struct space_config *c,
+                                           const char **why)
+{
+	switch (c->faults) {
+	case FAULTS_KERNEL:
+		*why = "asked for";
+		return &fault_kernel;
+	case FAULTS_UFFD:
+		*why = "asked for";
+		return &fault_uffd;
+	case FAULTS_AUTO:
+		break;
+	}
+	if (limit_binds(s, c)) {
+		*why = "a limit below RAM needs every block decided here";
+		return &fault_uffd;
+	}
+	if (c->image) {
+		*why = "a clone's pages are the image's: the kernel maps and copies them fastest";
+		return &fault_kernel;
+	}
+	if (c->populate) {
+		*why = "populated: no violation is left to handle";
+		return &fault_kernel;
+	}
+	*why = "fresh memory is filled fastest a block at a time";
+	return &fault_uffd;
+}
+
+static int attach(struct space *s, const struct space_config *c)
+{
+	int r;
+
+	s->faults = choose_path(s, c, &s->faults_why);
+	r = s->faults->attach(s);
+	if (r == 0 || c->faults != FAULTS_AUTO || limit_binds(s, c))
+		return r;
+	if (r != -EPERM && r != -ENOSYS)
+		return r;
+	s->faults = &fault_kernel;
+	s->faults_why = "userfaultfd is not permitted here (see cowslip doctor)";
+	return s->faults->attach(s);
+}
+
+/* Frames for every block, so that the kernel path has something to map. */
+static int own_all(struct space *s, bool fill)
+{
+	for (size_t i = 0; i < s->block_count; i++) {
+		struct block *b = &s->blocks[i];
+		struct gpa_range ram = block_range(s, i);
+		frame_t f;
+		int r;
+
+		if (ram.size == 0)
+			continue;
+		r = alloc_reserve(s, b, &f);
+		if (r)
+			return r;
+		alloc_commit(s, b, f);
+		if (!fill)
+			continue;
+		b->huge = space_region(s, ram.start)->ram.page_size != PAGE_SIZE_4K &&
+		          pool_collapse(s->pool, f) == 0;
+		r = b->huge ? 0 : pool_fill(s->pool, f, (uint32_t)(ram.size >> MM_PAGE_SHIFT));
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+size_t owned_stretch(const struct space *s, size_t first, struct gpa_range *ram)
+{
+	size_t i = first;
+
+	*ram = block_range(s, first);
+	while (++i < s->block_count) {
+		const struct block *b = &s->blocks[i];
+		struct gpa_range r = block_range(s, i);
+
+		if (b->state != BLOCK_OWNED || b->frame.n != b[-1].frame.n + MM_BLOCK_PAGES ||
+		    r.size == 0 || gpa_range_end(*ram) != r.start.v)
+			break;
+		ram->size += r.size;
+	}
+	return i - first;
+}
+
+static int map_owned(struct space *s)
+{
+	struct gpa_range ram;
+	size_t step;
+
+	for (size_t i = 0; i < s->block_count; i += step) {
+		int r;
+
+		step = 1;
+		if (s->blocks[i].state != BLOCK_OWNED)
+			continue;
+		step = owned_stretch(s, i, &ram);
+		r = window_map_owned(s, ram, s->blocks[i].frame);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/*
+ * A clone on the kernel path: the image's runs over zero memory, all of it the kernel's to fault.
+ */
+static int map_image(struct space *s)
+{
+	size_t count;
+	const struct run *run = image_runs(s->image, &count);
+
+	for (size_t i = 0; i < count; i++) {
+		int r = window_map_private(s, run[i].gpa, run[i].pages, run[i].store, run[i].frame);
+
+		if (r)
+			return r;
+	}
+	for (size_t i = 0; i < s->block_count; i++)
+		s->blocks[i].state = BLOCK_SHARED;
+	return 0;
+}
+
+static int premap(struct space *s, const struct space_config *c)
+{
+	int r;
+
+	if (s->faults->lazy && !c->populate)
+		return 0;
+	if (s->image)
+		return map_image(s);
+	r = own_all(s, c->populate);
+	return r ? r : map_owned(s);
+}
+
+static int check_config(const struct space_config *c)
+{
+	if (c->populate && c->image)
+		return -EINVAL;
+	for (size_t i = 0; !c->image && i < c->ram_count; i++)
+		if (c->ram[i].page_size == PAGE_SIZE_1G)
+			return -ENOTSUP;
+	return 0;
+}
+
+int space_create(const struct space_config *c, struct space **out)
+{
+	struct space *s;
+	int r = check_config(c);
+
+	if (r)
+		return r;
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return -ENOMEM;
+	s->fault.uffd = s->fault.stop = -1;
+	s->nomem = c->nomem;
+	s->ctx = c->ctx;
+	s->pool = pool_get(c->pool);
+	s->image = c->image ? image_get(c->image) : NULL;
+	lock_init(&s->lock, LOCK_SPACE);
+	r = take_regions(s, c);
+	if (r)
+		goto fail;
+	s->limit_frames =
+		c->limit_frames ? c->limit_frames : (uint64_t)s->block_count << MM_BLOCK_ORDER;
+	/*
+	 * The window first: one too large for the host is refused before its block table is made.
+	 */
+	r = window_reserve(s);
+	if (r == 0)
+		r = map_blocks(s);
+	if (r == 0)
+		r = attach(s, c);
+	if (r == 0)
+		r = premap(s, c);
+	if (r)
+		goto fail;
+	*out = s;
+	return 0;
+
+fail:
+	space_destroy(s);
+	return r;
+}
+
+/* Also for a space that was made only in part. Frames go after the window that mapped them. */
+void space_destroy(struct space *s)
+{
+	if (!s)
+		return;
+	CHECK(s->holds == 0);
+	space_shutdown(s);
+	window_release(s);
+	for (size_t i = 0; s->blocks && i < s->block_count; i++)
+		if (s->blocks[i].state == BLOCK_OWNED)
+			pool_unref(s->pool, s->blocks[i].frame);
+	if (s->blocks)
+		munmap(s->blocks, blocks_bytes(s));
+	image_put(s->image);
+	pool_put(s->pool);
+	lock_fini(&s->lock);
+	free(s);
+}
+
+void space_let_go(struct space *s)
+{
+	s->faults->let_go(s);
+}
+
+void space_shutdown(struct space *s)
+{
+	if (s->faults)
+		s->faults->detach(s);
+}
+
+void space_resume(struct space *s, uint64_t limit_frames)
+{
+	lock_take(&s->lock);
+	if (limit_frames)
+		s->limit_frames = limit_frames;
+	lock_drop(&s->lock);
+	for (size_t i = 0; i < s->region_count; i++)
+		s->faults->wake(s, s->ram[i].range);
+}
+
+/* ---- reports ---- */
+
+enum block_state space_block_state(struct space *s, gpa_t a)
+{
+	enum block_state state = BLOCK_EMPTY;
+
+	if (!space_region(s, a))
+		return BLOCK_EMPTY;
+	lock_take(&s->lock);
+	state = (enum block_state)s->blocks[block_index(s, a)].state;
+	lock_drop(&s->lock);
+	return state;
+}
+
+struct image *space_image(const struct space *s)
+{
+	return s->image;
+}
+
+/* Scan each unbroken stretch of SHARED blocks once. */
+int space_private_runs(struct space *s, struct page_runs *out)
+{
+	for (size_t i = 0; i < s->block_count;) {
+		size_t first = i;
+		int r;
+
+		while (i < s->block_count && s->blocks[i].state == BLOCK_SHARED)
+			i++;
+		if (i == first) {
+			i++;
+			continue;
+		}
+		r = pagemap_private((uintptr_t)window_ptr(s, block_gpa(s, first)),
+		                    (uint64_t)(i - first) << MM_BLOCK_SHIFT, PAGEMAP_BEST, out);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* Pages with data that the image has under block `index`. */
+static uint64_t image_data(const struct space *s, size_t index)
+{
+	struct gpa_range ram = block_range(s, index);
+	size_t count;
+	const struct extent *e = image_extents(s->image, &count);
+	uint64_t sum = 0;
+
+	for (size_t i = image_find(s->image, ram.start);
+	     i < count && e[i].gpa.v < gpa_range_end(ram); i++)
+		sum += store_data_frames(e[i].store, e[i].frame, e[i].pages);
+	return sum;
+}
+
+/* Pages with data that the image gives this space: all but those under OWNED blocks. */
+static uint64_t count_shared(const struct space *s)
+{
+	size_t count;
+	const struct run *run;
+	uint64_t sum = 0;
+
+	if (!s->image)
+		return 0;
+	run = image_runs(s->image, &count);
+	for (size_t i = 0; i < count; i++)
+		sum += store_data_frames(run[i].store, run[i].frame, run[i].pages);
+	for (size_t i = 0; s->owned_frames > 0 && i < s->block_count; i++)
+		if (s->blocks[i].state == BLOCK_OWNED)
+			sum -= image_data(s, i);
+	return sum;
+}
+
+static void count_owned(const struct space *s, struct space_stats *out)
+{
+	struct gpa_range ram;
+	size_t step;
+
+	for (size_t i = 0; i < s->block_count; i += step) {
+		step = 1;
+		if (s->blocks[i].state != BLOCK_OWNED)
+			continue;
+		step = owned_stretch(s, i, &ram);
+		out->owned_committed += store_data_frames(pool_store(s->pool), s->blocks[i].frame,
+		                                          ram.size >> MM_PAGE_SHIFT);
+		for (size_t k = 0; k < step; k++)
+			out->huge_blocks += s->blocks[i + k].huge;
+	}
+}
+
+int space_stats(struct space *s, struct space_stats *out)
+{
+	struct page_runs private = {0};
+	int r;
+
+	lock_take(&s->lock);
+	*out = (struct space_stats){
+		.violations = atomic_load_explicit(&s->violations, memory_order_relaxed),
+		.events = atomic_load_explicit(&s->events, memory_order_relaxed),
+		.nomem = atomic_load_explicit(&s->nomems, memory_order_relaxed),
+		.windows = atomic_load_explicit(&s->windows, memory_order_relaxed),
+		.owned_frames = s->owned_frames,
+		.shared_frames = count_shared(s),
+		.fault_path = s->faults->name,
+		.fault_why = s->faults_why,
+	};
+	count_owned(s, out);
+	r = space_private_runs(s, &private);
+	out->private_frames = page_runs_pages(&private);
+	lock_drop(&s->lock);
+	page_runs_fini(&private);
+	return r;
+}
+
+static const char *audit_block(struct space *s, size_t i)
+{
+	const struct block *b = &s->blocks[i];
+
+	switch ((enum block_state)b->state) {
+	case BLOCK_EMPTY:
+		return b->partial || b->mapped || b->huge ? "EMPTY block with traces" : NULL;
+	case BLOCK_SHARED:
+		return b->huge ? "SHARED block claims a huge page" : NULL;
+	case BLOCK_OWNED:
+		if (pool_refs(s->pool, b->frame) != 1)
+			return "OWNED block's frames are not its alone";
+		if (pool_order(s->pool, b->frame) != (int)MM_BLOCK_ORDER ||
+		    !is_aligned(b->frame.n, MM_BLOCK_PAGES))
+			return "OWNED block does not hold one whole 2 MiB block";
+		return NULL;
+	}
+	return "block in no known state";
+}
+
+int space_audit(struct space *s)
+{
+	const char *wrong = NULL;
+	uint64_t owned = 0;
+	size_t i;
+
+	lock_take(&s->lock);
+	for (i = 0; i < s->block_count && !wrong; i++) {
+		wrong = audit_block(s, i);
+		owned += s->blocks[i].state == BLOCK_OWNED ? MM_BLOCK_PAGES : 0;
+	}
+	if (!wrong && owned != s->owned_frames)
+		wrong = "count of owned frames";
+	lock_drop(&s->lock);
+	if (wrong) {
+		fprintf(stderr, "cowslip: space audit: %s (near block %zu)\n", wrong, i);
+		return -EUCLEAN;
+	}
+	return s->image ? image_audit(s->image) : 0;
+}

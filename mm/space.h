@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: MIT
+/*
+ * mm/space.h - one VM's guest-physical address space.
+ *
+ * A space is a window (one reserved run of host addresses: hva = window + gpa - base), ordered
+ * regions of RAM in it, and a state for every 2 MiB block:
+ *
+ *     EMPTY    no frame; the first violation asks the region's backend
+ *     OWNED    frames from the pool, this space alone, mapped MAP_SHARED
+ *     SHARED   frames of an image (or none: zero), mapped MAP_PRIVATE; the first write to a page
+ *              makes a private copy in anonymous memory
+ *
+ *     EMPTY --violation--> OWNED --publish--> SHARED --clone--> SHARED (in the clone)
+ *
+ * Which pages of a SHARED block are private is the host kernel's truth, read from
+ * pagemap when it is needed; running guests pay nothing for it.
+ *
+ * Invariants (space_audit):
+ *   1. every OWNED block holds one whole order-9 pool block with one reference
+ *   2. the base image covers no OWNED block's reads: an OWNED block hides it
+ *   3. what no violation has reached reads as zero, or as the base image
+ *   4. a failed operation leaves states, counts and contents as they were
+ *
+ * Concurrency: one mutex per space (rank SPACE) guards block states and mappings.
+ * space_violation/read/write/hold may be called from any thread. publish and
+ * destroy want the guest stopped: no vCPU running in the window.
+ */
+#ifndef COWSLIP_MM_SPACE_H
+#define COWSLIP_MM_SPACE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "mm/image.h"
+#include "mm/pool.h"
+#include "mm/types.h"
+
+struct space;
+
+/* How violations reach us (mm/fault.h). AUTO picks by rule and says why. */
+enum fault_choice {
+	FAULTS_AUTO,
+	FAULTS_KERNEL,
+	FAULTS_UFFD,
+};
+
+/* A stage-2 fault that needs a decision. */
+struct violation {
+	gpa_t gpa;
+	enum access access;
+};
+
+enum outcome {
+	OUTCOME_RESOLVED, /* the access may be tried again and will pass */
+	OUTCOME_RETRY,    /* nothing decided (the host asked for a retry); try the access again */
+	OUTCOME_MMIO,     /* no RAM there: a device's, or nobody's */
+	OUTCOME_DENIED,   /* RAM, but this access is forbidden */
+	OUTCOME_NOMEM,    /* no frame left or over the limit; nothing changed, may be tried again */
+};
+
+/* "resolved", "retry", ... */
+const char *outcome_name(enum outcome o);
+
+enum block_state {
+	BLOCK_EMPTY = 0,
+	BLOCK_OWNED,
+	BLOCK_SHARED,
+};
+
+struct space_config {
+	struct pool *pool;            /* frames; the space takes a reference */
+	const struct ram_region *ram; /* ordered, not overlapping; ignored when image is set */
+	size_t ram_count;
+	struct image *image; /* NULL: fresh memory. Else the space is a clone of it */
+	enum fault_choice faults;
+	bool populate;         /* give every block its frames now (fresh memory only) */
+	uint64_t limit_frames; /* the most this space may own; 0: as much as its RAM */
+
+	/*
+	 * Called without locks, from the thread that found it, when a vCPU's violation ended in
+	 * NOMEM: the vCPU waits until space_resume() or the end of the space. May be NULL.
+	 */
+	void (*nomem)(void *ctx, struct violation v);
+	void *ctx;
+};
+
+struct space_stats {
+	uint64_t violations;      /* that reached us; the kernel counts what it resolves */
+	uint64_t events;          /* messages read from the fault path */
+	uint64_t nomem;           /* of those, ended in NOMEM */
+	uint64_t owned_frames;    /* in OWNED blocks, as handed out by the pool */
+	uint64_t owned_committed; /* of those, with memory behind them */
+	uint64_t shared_frames;   /* pages of the base image this space can see */
+	uint64_t private_frames;  /* private copies, by pagemap */
+	uint64_t huge_blocks;     /* OWNED blocks filled as one 2 MiB page */
+	uint64_t windows;         /* mappings made in the window since creation */
+	const char *fault_path;   /* "kernel" or "uffd" */
+	const char *fault_why;    /* why that one, a sentence */
+};
+
+/*
+ * Make a space and its window. With an image, this is the memory half of a clone: a few mmaps
+ * and one reference on the image, whatever the RAM.
+ * Return: 0; -EINVAL for bad regions (see image_create) or populate with an image; -ENOMEM (host
+ * memory, mappings or frames); -ENOTSUP for 1G pages (they need a hugetlb pool); -EPERM when faults
+ * == UFFD and userfaultfd is not permitted;
+ * -EMFILE. On failure nothing is kept.
+ */
+int space_create(const struct space_config *config, struct space **out);
+
+/*
+ * Unmap the window, drop frames and the image. NULL is ignored. No vCPU may use the window any
+ * more.
+ */
+void space_destroy(struct space *s);
+
+/* RAM regions, ordered. Borrowed. */
+const struct ram_region *space_ram(const struct space *s, size_t *count);
+
+/* Where a RAM address lies in the window: for a VM's memory slots. `a` is inside a region. */
+hva_t space_hva(const struct space *s, gpa_t a);
+
+/* The inverse of space_hva(). */
+gpa_t space_gpa(const struct space *s, hva_t h);
+
+/*
+ * The one violation function: idempotent, any thread.
+ *   1. already permitted -> RESOLVED     2. not RAM -> MMIO      3. region forbids -> DENIED
+ *   4. EMPTY -> the backend fills it     5. write on SHARED -> private copy by the host kernel
+ *   6. no frames left or over the limit -> NOMEM
+ */
+enum outcome space_violation(struct space *s, struct violation v);
+
+/*
+ * Copy between the caller's buffer and guest memory, through the violation path. Crosses blocks
+ * and regions that touch; nothing is copied unless the whole range is RAM.
+ * Return: 0; -EFAULT when any byte is not RAM; -EACCES when denied; -ENOMEM when NOMEM (what
+ * lies before the block that could not be had may have been copied).
+ */
+int space_read(struct space *s, gpa_t from, void *to, size_t size);
+int space_write(struct space *s, gpa_t to, const void *from, size_t size);
+
+/*
+ * A pinned, contiguous run of guest memory. While any is held, space_publish() fails with -EBUSY.
+ */
+struct hold {
+	void *ptr;
+	size_t size;
+	struct space *space;
+};
+
+/*
+ * Pin the run at `a` for `access`: at most `size` bytes, never beyond the region's end;
+ * out->size says how many. The caller drops it with space_release().
+ * Return: as space_read, and -EINVAL when size is 0.
+ */
+int space_hold(struct space *s, gpa_t a, size_t size, enum access access, struct hold *out);
+void space_release(struct hold *h);
+
+/*
+ * The memory half of a snapshot: the stopped space's memory becomes an immutable image and the
+ * space goes on as a clone of it. OWNED blocks change hands without a copy; private pages are
+ * copied, packed, into fresh frames. `state` is kept with the image.
+ * Return: 0; -EBUSY while holds are out; -ENOMEM (frames, host memory); -errno of reading
+ * pagemap. On failure the space is as before.
+ */
+int space_publish(struct space *s, const void *state, size_t state_size, struct image **out);
+
+/* Raise (or lower) the limit and let vCPUs that wait on NOMEM try again. 0 keeps the limit. */
+void space_resume(struct space *s, uint64_t limit_frames);
+
+/*
+ * Let every thread go that waits on a violation: it finds zero memory where nothing was mapped,
+ * so the guest must not run on. For a host that cannot interrupt the wait (Linux before 6.2);
+ * may be called from the nomem callback. Only space_shutdown() and space_destroy() may follow.
+ */
+void space_let_go(struct space *s);
+
+/*
+ * Stop handling violations: every thread that waits on one is let go and finds zero memory
+ * where nothing was mapped. For ending a VM whose vCPU waits; only space_destroy() may follow.
+ */
+void space_shutdown(struct space *s);
+
+/* State of the block that holds `a`; BLOCK_EMPTY outside RAM. For tests and reports. */
+enum block_state space_block_state(struct space *s, gpa_t a);
+
+/* The image this space is a clone of, borrowed, or NULL. */
+struct image *space_image(const struct space *s);
+
+/*
+ * Reads pagemap: not for hot paths. Return: 0, or -errno of that (the rest is filled all the same).
+ */
+int space_stats(struct space *s, struct space_stats *out);
+
+/* Recompute every count of this space and compare. Return: 0 or -EUCLEAN after printing it. */
+int space_audit(struct space *s);
+
+#endif

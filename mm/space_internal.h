@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: MIT
+/*
+ * mm/space_internal.h - the inside of a space, shared by the files that implement it:
+ *
+ *     space.c          life cycle, regions, statistics, audit
+ *     window.c         the only mmap calls in a window
+ *     violation.c      the one decision function
+ *     backend_*.c      how an EMPTY block is filled
+ *     fault_*.c        how violations reach us
+ *     access.c         read, write, hold
+ *     publish.c        a space becomes an image
+ */
+#ifndef COWSLIP_MM_SPACE_INTERNAL_H
+#define COWSLIP_MM_SPACE_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "mm/fault.h"
+#include "mm/image.h"
+#include "mm/lock.h"
+#include "mm/pagemap.h"
+#include "mm/pool.h"
+#include "mm/space.h"
+
+/* One 2 MiB block of the window. All-zero: EMPTY. Guarded by the space's lock. */
+struct block {
+	frame_t frame;   /* OWNED: head of its order-9 pool block */
+	uint8_t state;   /* enum block_state */
+	uint8_t events;  /* violations that filled a part of it, saturating */
+	bool partial;    /* OWNED: only clusters are filled; SHARED: only pages below `mapped` are
+	                   mapped; the rest still raises violations */
+	bool huge;       /* OWNED: filled as one 2 MiB page */
+	uint16_t mapped; /* SHARED and partial: pages of the block decided so far, 1..511 */
+};
+
+/*
+ * A backend fills an EMPTY or partial block of its regions.
+ * Lock: the space's, held. Return: 0 and *done, what may be tried again now; -ENOMEM; -EAGAIN.
+ * On failure nothing has changed.
+ */
+struct backend_ops {
+	const char *name;
+	int (*fill)(struct space *s, struct block *b, struct violation v, struct gpa_range *done);
+};
+extern const struct backend_ops backend_alloc; /* zeroed frames of the pool */
+extern const struct backend_ops backend_image; /* the image's frames, else as alloc */
+
+struct region {
+	struct ram_region ram;
+	const struct backend_ops *backend;
+	unsigned permits; /* set of enum access */
+};
+
+struct space {
+	struct lock lock;
+
+	/* Constant after space_create(). */
+	struct pool *pool;
+	struct region regions[IMAGE_MAX_REGIONS];
+	struct ram_region ram[IMAGE_MAX_REGIONS]; /* the same, as callers see them */
+	size_t region_count;
+	gpa_t first;     /* gpa of the window's start, 2 MiB aligned */
+	uint64_t size;   /* bytes of window, 2 MiB aligned */
+	uint8_t *window; /* `first` is here */
+	size_t block_count;
+	const struct fault_ops *faults;
+	const char *faults_why;
+	void (*nomem)(void *ctx, struct violation v);
+	void *ctx;
+
+	/* Guarded by `lock`. */
+	struct image *image;  /* what SHARED and EMPTY blocks read; may be NULL */
+	struct block *blocks; /* [block_count] */
+	uint64_t limit_frames;
+	uint64_t owned_frames;
+	int64_t place; /* frame at which `first` would lie in the pool, so that runs stay runs */
+	unsigned holds;
+
+	/* Owned by the fault path. */
+	struct fault_state fault;
+
+	_Atomic uint64_t violations;
+	_Atomic uint64_t events;
+	_Atomic uint64_t nomems;
+	_Atomic uint64_t windows;
+};
+
+/* ---- blocks ---- */
+
+static inline size_t block_index(const struct space *s, gpa_t a)
+{
+	return (size_t)((a.v - s->first.v) >> MM_BLOCK_SHIFT);
+}
+
+static inline gpa_t block_gpa(const struct space *s, size_t index)
+{
+	return (gpa_t){s->first.v + ((uint64_t)index << MM_BLOCK_SHIFT)};
+}
+
+static inline size_t block_of(const struct space *s, const struct block *b)
+{
+	return (size_t)(b - s->blocks);
+}
+
+/* The region that holds `a`, or NULL. */
+const struct region *space_region(const struct space *s, gpa_t a);
+
+/* The part of block `index` that is RAM: a region may end inside its last block. */
+struct gpa_range block_range(const struct space *s, size_t index);
+
+/*
+ * How many OWNED blocks from `first` on (itself OWNED) have neighbouring frames, so that one
+ * mapping serves them; *ram is what they cover.
+ */
+size_t owned_stretch(const struct space *s, size_t first, struct gpa_range *ram);
+
+/* Private pages of all SHARED blocks, in order. Lock held. Return: as pagemap_private(). */
+int space_private_runs(struct space *s, struct page_runs *out);
+
+/* ---- window.c: every mapping made in a window ---- */
+
+/* Reserve the window, every region readable, writable and zero. Return: 0 or -ENOMEM. */
+int window_reserve(struct space *s);
+void window_release(struct space *s);
+
+/*
+ * Map pool frames shared, so that the guest's writes land in them. Return: 0 or -errno; old mapping
+ * kept.
+ */
+int window_map_owned(struct space *s, struct gpa_range r, frame_t frame);
+
+/* Map a run of an image copy-on-write. Return: as above. */
+int window_map_private(struct space *s, gpa_t a, uint64_t pages, const struct store *store,
+                       frame_t frame);
+
+/* Back to zero memory. Return: as above. */
+int window_map_zero(struct space *s, struct gpa_range r);
+
+static inline void *window_ptr(const struct space *s, gpa_t a)
+{
+	return s->window + (a.v - s->first.v);
+}
+
+/* ---- backends ---- */
+
+/*
+ * Whole block or cluster from the pool; also what backend_image does where its image has nothing.
+ */
+int alloc_fill(struct space *s, struct block *b, struct violation v, struct gpa_range *done);
+
+/*
+ * Reserve block `b`'s frames next to its neighbours'. Return: 0; -ENOMEM (pool or limit). Lock
+ * held.
+ */
+int alloc_reserve(struct space *s, const struct block *b, frame_t *out);
+
+/* `b` becomes OWNED with frames from alloc_reserve(). Lock held. */
+void alloc_commit(struct space *s, struct block *b, frame_t f);
+
+/* ---- violation.c ---- */
+
+/* True when a block has something left that only a violation can bring in whole. Lock held. */
+static inline bool block_undecided(const struct block *b)
+{
+	return b->state == BLOCK_EMPTY || (b->state == BLOCK_SHARED && b->partial);
+}
+
+/* space_violation() that also says which range may be tried again (for wake-ups). */
+enum outcome violation_resolve(struct space *s, struct violation v, struct gpa_range *done);
+
+#endif

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+/*
+ * mm/window.c - the only mmap calls that touch a window.
+ *
+ * Every call replaces whole pages of an existing mapping (MAP_FIXED) inside the reserved run, so it
+ * never leaves a hole and never moves anything. The kernel checks the number of mappings before it
+ * unmaps the old one: a refused call leaves the old mapping in place. When it returns, the MMU
+ * notifiers have run: no vCPU sees the old frames any more.
+ */
+#include <sys/mman.h>
+
+#include "mm/space_internal.h"
+
+static int map_fixed(struct space *s, struct gpa_range r, int prot, int flags, int fd,
+                     uint64_t offset)
+{
+	void *want = window_ptr(s, r.start);
+
+	if (mmap(want, r.size, prot, flags | MAP_FIXED | MAP_NORESERVE, fd, (off_t)offset) ==
+	    MAP_FAILED)
+		return -errno;
+	atomic_fetch_add_explicit(&s->windows, 1, memory_order_relaxed);
+	return 0;
+}
+
+int window_map_owned(struct space *s, struct gpa_range r, frame_t frame)
+{
+	return map_fixed(s, r, PROT_READ | PROT_WRITE, MAP_SHARED, pool_store(s->pool)->fd,
+	                 (uint64_t)frame.n << MM_PAGE_SHIFT);
+}
+
+int window_map_private(struct space *s, gpa_t a, uint64_t pages, const struct store *store,
+                       frame_t frame)
+{
+	struct gpa_range r = {a, pages << MM_PAGE_SHIFT};
+
+	return map_fixed(s, r, PROT_READ | PROT_WRITE, MAP_PRIVATE, store->fd,
+	                 (uint64_t)frame.n << MM_PAGE_SHIFT);
+}
+
+int window_map_zero(struct space *s, struct gpa_range r)
+{
+	int e = map_fixed(s, r, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	/* A page touched is a page given: a host set to "always" would give 2 MiB for each. */
+	if (e == 0)
+		madvise(window_ptr(s, r.start), r.size, MADV_NOHUGEPAGE);
+	return e;
+}
+
+/* Aligned so that a 2 MiB (or 1 GiB) run of the guest is one of the host. */
+static uint64_t window_align(const struct space *s)
+{
+	for (size_t i = 0; i < s->region_count; i++)
+		if (s->ram[i].page_size == PAGE_SIZE_1G)
+			return MM_HUGE_SIZE;
+	return MM_BLOCK_SIZE;
+}
+
+int window_reserve(struct space *s)
+{
+	uint64_t align = window_align(s);
+	uint64_t spare = s->size + align;
+	uint8_t *got, *base;
+	int r;
+
+	got = mmap(NULL, spare, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (got == MAP_FAILED)
+		return -errno;
+	base = (uint8_t *)(uintptr_t)align_up((uintptr_t)got, align);
+	if (base > got)
+		munmap(got, (size_t)(base - got));
+	munmap(base + s->size, (size_t)(got + spare - (base + s->size)));
+	s->window = base;
+	for (size_t i = 0; i < s->region_count; i++) {
+		r = window_map_zero(s, s->ram[i].range);
+		if (r) {
+			window_release(s);
+			return r;
+		}
+	}
+	return 0;
+}
+
+void window_release(struct space *s)
+{
+	if (s->window)
+		munmap(s->window, s->size);
+	s->window = NULL;
+}
