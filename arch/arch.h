@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: MIT
+/*
+ * arch/arch.h - what an instruction set must provide to the VMM.
+ *
+ * One directory under arch/ implements all of this for one ISA; the VMM links exactly one.
+ * Nothing here names a register or a table format. An implementation talks to KVM through
+ * vmm/kvm.h's ioctl layer and knows of mm/ only its types.
+ *
+ * The life of a machine, in the order KVM wants it:
+ *
+ *     booted     kvm_create_vm  arch_vm_init  kvm_create_vcpu  arch_vcpu_init  arch_vcpu_reset
+ *     restored   kvm_create_vm  arch_vm_init  kvm_create_vcpu  memory slots
+ *                arch_vm_restore  arch_vcpu_restore of vCPU 0, then of the others
+ *     reused     arch_vm_restore  arch_vcpu_restore ... again, into the same descriptors
+ *
+ * A vCPU that left KVM_RUN for I/O has that instruction half done. Before its state is saved the
+ * caller finishes it: put the result in the run page, set immediate_exit, and call
+ * kvm_run_vcpu() once more, which returns -EINTR without entering the guest.
+ *
+ * Errors: int, 0 or -errno. Concurrency: functions on one vCPU are called by one thread at a
+ * time, while that vCPU does not run; nothing here keeps global state.
+ */
+#ifndef COWSLIP_ARCH_ARCH_H
+#define COWSLIP_ARCH_ARCH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "mm/types.h"
+#include "vmm/kvm.h"
+
+/* Facts about the ISA, constant. */
+struct arch_info {
+	const char *name;     /* "x86_64": as in a snapshot file */
+	uint32_t isa;         /* EM_ number of the ELF header: identifies the ISA in files */
+	gpa_t doorbell;       /* page of the guest-control device, outside any RAM layout */
+	gpa_t boot_info;      /* where struct abi_boot is put, inside RAM, below load_min */
+	gpa_t load_min;       /* programs are loaded at or above this */
+	uint64_t max_ram;     /* bytes, the most that boot structures can map */
+	uint16_t serial_port; /* I/O port of the first 16550, 0 where it is memory-mapped */
+	gpa_t serial_mmio;    /* its page where it is memory-mapped */
+};
+extern const struct arch_info arch_info;
+
+#define ARCH_MAX_RAM_REGIONS 2u
+
+/*
+ * Lay `size` bytes of RAM out around the ISA's device hole. Nothing is rounded.
+ * Return: number of regions (1..ARCH_MAX_RAM_REGIONS) written to `out`; -EINVAL when size is not
+ * a multiple of page_size (4 KiB for AUTO) or below what the boot structures need (load_min);
+ * -EFBIG above max_ram.
+ */
+int arch_ram_layout(uint64_t size, enum page_size page_size, struct ram_region *out);
+
+/* How the boot structures are written: into guest memory, by whoever owns it. */
+struct arch_writer {
+	/* Return: 0 or -errno, passed through. */
+	int (*write)(void *ctx, gpa_t to, const void *from, size_t size);
+	void *ctx;
+};
+
+/*
+ * Write what a tiny guest needs before its first instruction (page tables mapping all RAM and the
+ * doorbell page one to one, user-accessible) below load_min. Whole pages are written, so it
+ * does not matter what the memory held.
+ * Return: 0; -EFBIG for RAM beyond what the tables can map; the writer's -errno.
+ */
+int arch_write_boot(const struct arch_writer *w, const struct ram_region *ram, size_t ram_count);
+
+/*
+ * Once per VM, before vCPUs. `irqchip`: make the in-kernel interrupt controller and timer.
+ * Return: 0; -ENOTSUP when the host's KVM has no interrupt controller; -errno of KVM.
+ */
+int arch_vm_init(const struct kvm *kvm, int vm_fd, bool irqchip);
+
+/*
+ * Once per vCPU that is booted: CPU identification policy and what KVM wants set before the
+ * first run. Not needed, and dear, for a vCPU that is about to be restored.
+ * Return: 0; -ENOMEM; -errno of KVM.
+ */
+int arch_vcpu_init(const struct kvm *kvm, int vcpu_fd, unsigned index);
+
+/*
+ * Set the state a tiny guest starts in (guest/abi.h, "Boot"): runnable, whatever `index` is.
+ * For a vCPU that has been through arch_vcpu_init() and has not run yet. Return: 0 or -errno.
+ */
+int arch_vcpu_reset(const struct kvm *kvm, int vcpu_fd, gpa_t entry, gpa_t boot_info,
+                    unsigned index);
+
+/*
+ * Save and restore are complete: a vCPU restored from the bytes goes on as if nothing had
+ * happened, its cycle counter included. The bytes are versioned records private to the ISA.
+ *
+ * save: writes at most `cap` bytes to `buf`; *size is what was written (or would be: pass cap 0
+ * to learn it). Return: 0; -ENOSPC when cap is too small (size set, nothing useful in buf);
+ * -ENOMEM; -errno of KVM.
+ *
+ * restore: all bytes are checked before the first part is set, but a failure after that leaves
+ * the vCPU partly restored: use it for another restore, or close it. Memory slots must be in
+ * place, because some state makes KVM write guest memory. vCPU 0 is restored first; the others
+ * within a second of it, so that their cycle counters agree. A vCPU that has run takes only state
+ * saved from vCPUs with the same identification. `buf` is not modified and needs no alignment.
+ * Return: 0; -EBADMSG for bytes that are not such records; -ENOTSUP when this host
+ * cannot hold a part of the state; -ENOMEM; -errno of KVM.
+ */
+int arch_vcpu_save(const struct kvm *kvm, int vcpu_fd, void *buf, size_t cap, size_t *size);
+int arch_vcpu_restore(const struct kvm *kvm, int vcpu_fd, const void *buf, size_t size);
+
+/*
+ * The same restore, and on failure one line in `why` (of why_size bytes, always terminated) that
+ * names the part. Return: as arch_vcpu_restore().
+ */
+int arch_vcpu_restore_why(const struct kvm *kvm, int vcpu_fd, const void *buf, size_t size,
+                          char *why, size_t why_size);
+
+/*
+ * Does this host offer everything the saved vCPU has been told it has? KVM itself does not ask, and
+ * asking costs some hundred microseconds: call it once per image, not once per clone.
+ * Return: 0; -EBADMSG; -ENOTSUP with one line in `why` naming what is missing; -ENOMEM;
+ * -errno of KVM.
+ */
+int arch_vcpu_check(const struct kvm *kvm, const void *buf, size_t size, char *why,
+                    size_t why_size);
+
+/*
+ * The same for what belongs to the VM: clock, interrupt controllers and timer where made
+ * (`irqchip` as given to arch_vm_init()). The guest's clock goes on from its saved value. Return:
+ * as above, and -ENOTSUP when the state was saved with the other value of `irqchip`.
+ */
+int arch_vm_save(const struct kvm *kvm, int vm_fd, bool irqchip, void *buf, size_t cap,
+                 size_t *size);
+int arch_vm_restore(const struct kvm *kvm, int vm_fd, bool irqchip, const void *buf, size_t size);
+
+/* Program counter of a stopped vCPU, for crash reports; 0 when KVM won't say. */
+uint64_t arch_vcpu_pc(int vcpu_fd);
+
+/*
+ * One line with the key registers of a stopped vCPU, always terminated, cut to `size`.
+ * Return: 0 or -errno of KVM (`buf` then holds an empty string).
+ */
+int arch_vcpu_describe(int vcpu_fd, char *buf, size_t size);
+
+/* Frequency of the guest's cycle counter in Hz, 0 when unknown. */
+uint64_t arch_cycles_per_sec(int vcpu_fd);
+
+/*
+ * What this host's KVM runs on, for reports: "vmx", "svm", "pvm" (software), "nested-vmx",
+ * "nested-svm" or "unknown".
+ */
+const char *arch_kvm_kind(void);
+
+#endif

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: MIT
+/*
+ * arch/x86_64/info.c - constants of the ISA, the RAM layout, and what runs the guests here.
+ *
+ *     0           boot_info, page tables (boot.c)
+ *     1 MiB       programs
+ *     3 GiB       end of low RAM; doorbell, KVM's own pages, local and I/O APICs
+ *     4 GiB       the rest of RAM
+ */
+#include <cpuid.h>
+#include <elf.h>
+#include <unistd.h>
+
+#include "arch/arch.h"
+#include "arch/x86_64/x86.h"
+
+const struct arch_info arch_info = {
+	.name = "x86_64",
+	.isa = EM_X86_64,
+	.doorbell = {X86_DOORBELL},
+	.boot_info = {X86_BOOT_INFO},
+	.load_min = {X86_LOAD_MIN},
+	.max_ram = X86_MAX_RAM,
+	.serial_port = X86_SERIAL_PORT,
+};
+
+/* Both ends of the hole are aligned to the largest page, so one check of `size` covers all. */
+_Static_assert(X86_RAM_LOW_END % MM_HUGE_SIZE == 0 && X86_RAM_HIGH % MM_HUGE_SIZE == 0, "hole");
+
+int arch_ram_layout(uint64_t size, enum page_size page_size, struct ram_region *out)
+{
+	uint64_t low = min_u64(size, X86_RAM_LOW_END);
+	uint64_t align = page_size_bytes(page_size);
+	int err;
+
+	if (size > X86_MAX_RAM)
+		return -EFBIG;
+	if (size < X86_LOAD_MIN)
+		return -EINVAL;
+
+	out[0].page_size = page_size;
+	err = gpa_range_make(0, low, align, &out[0].range);
+	if (err)
+		return err;
+	if (size == low)
+		return 1;
+
+	out[1].page_size = page_size;
+	err = gpa_range_make(X86_RAM_HIGH, size - low, align, &out[1].range);
+	return err ? err : 2;
+}
+
+static bool under_hypervisor(void)
+{
+	unsigned eax, ebx, ecx, edx;
+
+	return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & (1u << 31));
+}
+
+const char *arch_kvm_kind(void)
+{
+	/* The software one first: its host may have the others' modules loaded as well. */
+	static const struct {
+		const char *module, *bare, *nested;
+	} kinds[] = {
+		{"/sys/module/kvm_pvm", "pvm", "pvm"},
+		{"/sys/module/kvm_intel", "vmx", "nested-vmx"},
+		{"/sys/module/kvm_amd", "svm", "nested-svm"},
+	};
+
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		if (access(kinds[i].module, F_OK) == 0)
+			return under_hypervisor() ? kinds[i].nested : kinds[i].bare;
+	return "unknown";
+}
