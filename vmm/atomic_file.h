@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/atomic_file.h - a file that appears under its name whole or not at all.
+ *
+ * Bytes go to a temporary name in the same directory, ".<name>.<12 hex digits>.tmp"; commit fsyncs
+ * them, renames, fsyncs the directory. A crash at any moment leaves the old file or the
+ * new one under the name; killed before the rename, the temporary stays behind and may be removed.
+ *
+ * Concurrency: one thread per struct. Several may write to one name at once: the last commit wins.
+ */
+#ifndef COWSLIP_VMM_ATOMIC_FILE_H
+#define COWSLIP_VMM_ATOMIC_FILE_H
+
+struct atomic_file {
+	int fd; /* open for reading and writing until close */
+
+	/* Private. */
+	int dir;
+	char *target;     /* links resolved; `name` points into it */
+	const char *name; /* in dir */
+	char temp[256];   /* in dir; empty once renamed */
+};
+
+/*
+ * Create the temporary for `path`, mode 0600. A symbolic link is followed: what it names will be
+ * replaced. On failure *step says what was being done ("opening its directory"); nothing is kept.
+ * Return: 0; -EINVAL when the name is taken by what is not a regular file, or is empty; -EISDIR
+ * when it ends in a slash; -ENOMEM; -errno of the failing call.
+ */
+int atomic_file_open(struct atomic_file *f, const char *path, const char **step);
+
+/*
+ * Make what was written to f->fd the file. To be followed by atomic_file_close() in any case.
+ * Return: 0; -errno of fsync or renameat with *step set: the name holds what it held before, but
+ * for a failed fsync of the directory: then it holds the new file, and a power cut may
+ * bring the old one back.
+ */
+int atomic_file_commit(struct atomic_file *f, const char **step);
+
+/* Remove the temporary unless committed, close. */
+void atomic_file_close(struct atomic_file *f);
+
+#endif

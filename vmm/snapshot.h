@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/snapshot.h - images as files (format: vmm/image_format.md).
+ *
+ * A file is written once, under a temporary name, fsynced, renamed over the name asked for, and the
+ * directory fsynced. Opening maps: no RAM is read. The open file is a store
+ * that extents name directly, so clones map their windows from the file.
+ *
+ * Concurrency: any number of processes may open one file at once; replacing or removing the
+ * name does not disturb them. Changing or truncating the file itself does: images are
+ * replaced, never edited.
+ */
+#ifndef COWSLIP_VMM_SNAPSHOT_H
+#define COWSLIP_VMM_SNAPSHOT_H
+
+#include <stdint.h>
+
+#include "mm/image.h"
+
+#define SNAPSHOT_ERROR_MAX 512u
+
+/* Why an operation failed, one line without newline: what, on what, why, at which offset. */
+struct snapshot_error {
+	char text[SNAPSHOT_ERROR_MAX];
+};
+
+struct snapshot_info {
+	uint32_t version; /* of the format */
+	uint32_t isa;     /* EM_ number */
+	uint32_t cpus;
+	char build[64];      /* of the cowslip that wrote it */
+	uint64_t created;    /* seconds since 1970-01-01 UTC */
+	uint64_t id[2];      /* random, differs in every snapshot ever written */
+	uint64_t generation; /* random: what clones derive their own generation numbers from */
+	uint64_t ram_bytes;
+	uint64_t data_bytes; /* of guest memory held in the file: non-zero pages */
+	uint64_t file_bytes; /* length, holes included */
+	uint64_t disk_bytes; /* allocated by the file system */
+	uint64_t state_bytes;
+	uint64_t extents;
+	struct ram_region ram[IMAGE_MAX_REGIONS];
+	uint32_t ram_count;
+};
+
+/*
+ * Write `image` to `path`. Pages that are all zero take no space. `cpus` and `isa` go into the
+ * header. A symbolic link is followed: what it names is replaced. The file is readable by its
+ * owner only (0600): it holds a guest's memory. A process over its file size limit gets SIGXFSZ
+ * from the kernel before this can return -EFBIG: ignore that signal. err may be NULL.
+ * Return: 0; -errno of the failing call (-ENOSPC, -EDQUOT, -EFBIG, -EIO, -EACCES, ...) with *err
+ * set: the name then still holds what it held before and no temporary is left (but for a failed
+ * fsync of the directory: then the name holds the new file, and a power cut may bring the old one
+ * back); -EINVAL when the name is taken by what is not a regular file; -E2BIG when state or RAM are
+ * larger than the format holds; -EIO when a file the image lies in has been cut short.
+ */
+int snapshot_save(const struct image *image, uint32_t isa, uint32_t cpus, const char *path,
+                  struct snapshot_error *err);
+
+/*
+ * Open `path` and make an image over it; `isa` is what this build runs. The header, the state and
+ * the extent table are read and checked, the memory is not: see snapshot_verify(). The cost
+ * does not grow with the memory held but for 32 bytes of table per 2 MiB. info and err may be NULL.
+ * Return: 0 with one reference in *out; -errno of open/read; -EBADMSG for what is not a (whole,
+ * unflipped) snapshot; -ENOTSUP for another format version, unknown required features or
+ * another ISA; -ENOMEM. *err says it in one line.
+ */
+int snapshot_open(const char *path, uint32_t isa, struct image **out, struct snapshot_info *info,
+                  struct snapshot_error *err);
+
+/*
+ * What snapshot_open() would tell, of a snapshot for any ISA and without making an image.
+ * Return: as snapshot_open().
+ */
+int snapshot_stat(const char *path, struct snapshot_info *info, struct snapshot_error *err);
+
+/*
+ * Read the whole file and compare every checksum in it. `isa` as for snapshot_open().
+ * Return: 0; -EBADMSG for the first block that differs, *err names its offset; otherwise as
+ * snapshot_open().
+ */
+int snapshot_verify(const char *path, uint32_t isa, struct snapshot_error *err);
+
+#endif

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/snapshot_format.h - the bytes of a snapshot file, version 1, and what its reader and writer
+ * share. Private to vmm/snapshot*.c; the prose is vmm/image_format.md.
+ *
+ *     0        header, one page            own checksum; names all that follows
+ *     4096     state                       checksum in the header
+ *     ...      extent table, 8-aligned     checksum in the header
+ *     ...      (hole)
+ *     2 MiB*k  data: slots of 2 MiB        one checksum for each extent, in the table
+ *
+ * Everything is little-endian and laid out without padding, so that on the hosts there
+ * are (all little-endian) the structs are the bytes.
+ */
+#ifndef COWSLIP_VMM_SNAPSHOT_FORMAT_H
+#define COWSLIP_VMM_SNAPSHOT_FORMAT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "mm/image.h"
+#include "mm/types.h"
+#include "vmm/snapshot.h"
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs are the file's bytes");
+
+#define SNAPSHOT_MAGIC       "COWSLIP\x1a"
+#define SNAPSHOT_MAGIC_SIZE  8u
+#define SNAPSHOT_VERSION     1u
+#define SNAPSHOT_HEADER_SIZE 4096u
+
+/* Bits of features_required this reader knows: none yet. */
+#define SNAPSHOT_FEATURES UINT64_C(0)
+
+/* Far above any VM's: keeps a crafted header from asking for all of the host's memory. */
+#define SNAPSHOT_STATE_MAX (UINT64_C(256) << 20)
+
+/* A frame number of a file store has 32 bits, and the last value means none. */
+#define SNAPSHOT_FILE_MAX ((uint64_t)UINT32_MAX << MM_PAGE_SHIFT)
+
+struct snap_region {
+	uint64_t start;      /* guest-physical, 2 MiB aligned */
+	uint64_t size;       /* bytes */
+	uint32_t page_shift; /* 0: left to the policy; 12, 21, 30 */
+	uint32_t reserved;   /* 0 */
+};
+
+struct snap_header {
+	char magic[SNAPSHOT_MAGIC_SIZE];
+	uint32_t version;
+	uint32_t header_size;
+	uint64_t header_sum; /* XXH3-64 of the header page with this field zero */
+	uint32_t isa;
+	uint32_t cpus;
+	uint32_t page_size;
+	uint32_t block_size;
+	uint64_t features_required; /* a reader that does not know a bit must refuse */
+	uint64_t features_optional; /* ... may go on */
+	uint64_t created;
+	uint64_t id[2];
+	uint64_t generation;
+	uint64_t ram_bytes;
+	uint64_t state_offset;
+	uint64_t state_size;
+	uint64_t state_sum;
+	uint64_t extents_offset;
+	uint64_t extent_count;
+	uint64_t extents_sum;
+	uint64_t data_offset;
+	uint64_t data_size;
+	uint64_t data_pages; /* non-zero ones */
+	uint64_t file_size;
+	uint32_t extent_size; /* bytes of one table entry */
+	uint32_t region_count;
+	uint64_t reserved0;
+	char build[64];
+	struct snap_region regions[IMAGE_MAX_REGIONS];
+	uint8_t reserved1[SNAPSHOT_HEADER_SIZE - 0x280];
+};
+
+struct snap_extent {
+	uint64_t gpa;     /* start of a 2 MiB block of the guest */
+	uint64_t offset;  /* of its slot in the file, 2 MiB aligned */
+	uint32_t pages;   /* 512, fewer where the RAM region ends inside the block */
+	uint32_t nonzero; /* of those, how many are not all zero: 1..pages */
+	uint64_t sum;     /* XXH3-64 of the pages' bytes, holes as zeros */
+};
+
+_Static_assert(sizeof(struct snap_region) == 24, "layout");
+_Static_assert(sizeof(struct snap_extent) == 32, "layout");
+_Static_assert(sizeof(struct snap_header) == SNAPSHOT_HEADER_SIZE, "layout");
+_Static_assert(offsetof(struct snap_header, header_sum) == 0x10, "layout");
+_Static_assert(offsetof(struct snap_header, features_required) == 0x28, "layout");
+_Static_assert(offsetof(struct snap_header, state_offset) == 0x60, "layout");
+_Static_assert(offsetof(struct snap_header, file_size) == 0xa8, "layout");
+_Static_assert(offsetof(struct snap_header, build) == 0xc0, "layout");
+_Static_assert(offsetof(struct snap_header, regions) == 0x100, "layout");
+_Static_assert(offsetof(struct snap_header, reserved1) == 0x280, "layout");
+
+/* A file whose metadata has been read and found good. Nothing of its data has been. */
+struct snap_file {
+	const char *path; /* borrowed, for messages */
+	int fd;
+	uint64_t disk_bytes;
+	struct snap_header header;
+	struct ram_region ram[IMAGE_MAX_REGIONS];
+	void *state;                 /* header.state_size bytes, or NULL */
+	struct snap_extent *extents; /* header.extent_count, or NULL */
+};
+
+/* Any ISA will do. */
+#define SNAP_ANY_ISA 0u
+
+/*
+ * Open and check everything but the data.
+ * Return: as snapshot_open(); on failure nothing is kept. snap_file_close() ends it.
+ */
+int snap_file_open(struct snap_file *f, const char *path, uint32_t isa, struct snapshot_error *err);
+
+/* An fd of -1 has been taken over by someone else. */
+void snap_file_close(struct snap_file *f);
+
+/* Say why in *err (which may be NULL), cut to its size. Return: `code`, to be passed on. */
+__attribute__((format(printf, 3, 4))) int snap_fail(struct snapshot_error *err, int code,
+                                                    const char *format, ...);
+
+/* The checksum of a header, whatever its header_sum says. */
+uint64_t snap_header_sum(const struct snap_header *h);
+
+static inline uint32_t snap_page_shift(enum page_size s)
+{
+	switch (s) {
+	case PAGE_SIZE_4K:
+		return 12;
+	case PAGE_SIZE_2M:
+		return 21;
+	case PAGE_SIZE_1G:
+		return 30;
+	case PAGE_SIZE_AUTO:
+		break;
+	}
+	return 0;
+}
+
+/* Return: 0; -EINVAL for a shift the format does not know. */
+static inline int snap_page_size(uint32_t shift, enum page_size *out)
+{
+	static const enum page_size known[] = {PAGE_SIZE_AUTO, PAGE_SIZE_4K, PAGE_SIZE_2M,
+	                                       PAGE_SIZE_1G};
+
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+		if (snap_page_shift(known[i]) == shift) {
+			*out = known[i];
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+#endif
