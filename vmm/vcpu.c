@@ -1,0 +1,448 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/vcpu.c - running: enter the guest, handle why it came out, stop when asked.
+ *
+ * A vCPU stops in one place only, between two entries, after whatever I/O it was doing is
+ * finished; so a stopped vCPU can always be saved.
+ *
+ * Getting a thread out of KVM_RUN: set immediate_exit in its run page, then signal it. A thread
+ * about to enter sees the flag, one inside sees the signal; both come out with EINTR.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "arch/arch.h"
+#include "mm/check.h"
+#include "vmm/vm_internal.h"
+
+/* A deadline that finds the thread outside KVM_RUN must find it again. */
+#define TIMER_AGAIN_NS 10000000
+
+static void ignore_kick(int signal)
+{
+	(void)signal;
+}
+
+int vcpu_prepare_signals(void)
+{
+	struct sigaction sa = {.sa_handler = ignore_kick};
+
+	return sigaction(KICK_SIGNAL, &sa, NULL) < 0 ? -errno : 0;
+}
+
+void vcpu_kick(struct vcpu *v)
+{
+	struct vm *vm = v->vm;
+
+	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	if (v->threaded)
+		pthread_kill(v->thread, KICK_SIGNAL);
+	else if (v->index == 0 && atomic_load(&vm->owner_runs))
+		pthread_kill(vm->owner, KICK_SIGNAL);
+}
+
+/* ---- events ---- */
+
+static void post(struct vcpu *v, enum vm_event event, int code)
+{
+	v->report = (struct vm_report){.event = event, .vcpu = v->index, .code = code};
+	v->pending = true;
+}
+
+__attribute__((format(printf, 2, 3))) static void say(struct vcpu *v, const char *format, ...)
+{
+	char where[256];
+	size_t at;
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(v->report.text, sizeof(v->report.text), format, args);
+	va_end(args);
+	if (arch_vcpu_describe(v->fd, where, sizeof(where)))
+		return;
+	at = strlen(v->report.text);
+	snprintf(v->report.text + at, sizeof(v->report.text) - at, "\n  vCPU %u: %s", v->index,
+	         where);
+}
+
+/* ---- exits ---- */
+
+/* Handlers post an event or just return: then the guest goes on. */
+typedef void exit_handler(struct vcpu *v);
+
+static void on_mmio(struct vcpu *v)
+{
+	struct vm *vm = v->vm;
+	struct kvm_run *run = v->run;
+	gpa_t request;
+
+	v->exits.mmio++;
+	if (run->mmio.is_write) {
+		bus_write(&vm->mmio, run->mmio.phys_addr, run->mmio.len, v->index, run->mmio.data);
+	} else {
+		/* Nobody answers: all ones, as on a real bus. */
+		memset(run->mmio.data, 0xff, sizeof(run->mmio.data));
+		bus_read(&vm->mmio, run->mmio.phys_addr, run->mmio.len, v->index, run->mmio.data);
+	}
+	v->exits.doorbell += vm->ctl.bell[v->index] != BELL_SILENT;
+	if (!guestctl_serve(&vm->ctl, v->index, &v->report, &request))
+		return;
+	if (v->report.event == VM_READY || v->report.event == VM_FORK)
+		vm->open = (struct open_request){request.v, v->report.event == VM_FORK};
+	v->pending = true;
+}
+
+static void on_io(struct vcpu *v)
+{
+	struct kvm_run *run = v->run;
+	uint8_t *data = (uint8_t *)run + run->io.data_offset;
+
+	v->exits.io++;
+	for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size) {
+		if (run->io.direction == KVM_EXIT_IO_OUT) {
+			bus_write(&v->vm->ports, run->io.port, run->io.size, v->index, data);
+			continue;
+		}
+		memset(data, 0xff, run->io.size);
+		bus_read(&v->vm->ports, run->io.port, run->io.size, v->index, data);
+	}
+}
+
+/* Nothing here can wake it, so it is done; the others may still be at work. */
+static void on_halt(struct vcpu *v)
+{
+	v->halted = true;
+}
+
+static void on_shutdown(struct vcpu *v)
+{
+	post(v, VM_CRASHED, 0);
+	say(v, "guest crashed: triple fault");
+}
+
+static void on_internal_error(struct vcpu *v)
+{
+	bool emulation = v->run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION;
+
+	post(v, emulation ? VM_CRASHED : VM_FAILED, -EIO);
+	say(v,
+	    emulation ? "guest crashed: KVM cannot emulate an instruction (suberror %u)"
+	              : "KVM internal error, suberror %u",
+	    v->run->internal.suberror);
+}
+
+static void on_fail_entry(struct vcpu *v)
+{
+	post(v, VM_FAILED, -EIO);
+	say(v, "KVM cannot enter the guest, hardware reason 0x%llx",
+	    (unsigned long long)v->run->fail_entry.hardware_entry_failure_reason);
+}
+
+static void on_system_event(struct vcpu *v)
+{
+	if (v->run->system_event.type != KVM_SYSTEM_EVENT_CRASH) {
+		post(v, VM_EXITED, 0);
+		return;
+	}
+	post(v, VM_CRASHED, 0);
+	say(v, "guest reported that it crashed");
+}
+
+static exit_handler *const exit_handlers[] = {
+	[KVM_EXIT_MMIO] = on_mmio,
+	[KVM_EXIT_IO] = on_io,
+	[KVM_EXIT_HLT] = on_halt,
+	[KVM_EXIT_SHUTDOWN] = on_shutdown,
+	[KVM_EXIT_INTERNAL_ERROR] = on_internal_error,
+	[KVM_EXIT_FAIL_ENTRY] = on_fail_entry,
+	[KVM_EXIT_SYSTEM_EVENT] = on_system_event,
+};
+#define EXIT_HANDLERS (sizeof(exit_handlers) / sizeof(exit_handlers[0]))
+
+static void handle_exit(struct vcpu *v)
+{
+	uint32_t reason = v->run->exit_reason;
+
+	if (reason < EXIT_HANDLERS && exit_handlers[reason]) {
+		exit_handlers[reason](v);
+		return;
+	}
+	v->exits.other++;
+	post(v, VM_FAILED, -ENOSYS);
+	say(v, "KVM exit %u, which this VMM does not handle", reason);
+}
+
+/* What is asked of the VM as a whole, vCPU 0 answers. */
+static void check_asked(struct vcpu *v)
+{
+	struct vm *vm = v->vm;
+
+	if (v->index != 0 || v->pending)
+		return;
+	if (vm->deadline_ns && clock_ns() >= vm->deadline_ns)
+		post(v, VM_TIMEOUT, 0);
+	else if (atomic_exchange(&vm->kicked, false))
+		post(v, VM_KICKED, 0);
+}
+
+/* KVM_RUN came back without an exit. */
+static void handle_no_exit(struct vcpu *v, int error)
+{
+	if (error == -EINTR || error == -EAGAIN) {
+		v->exits.interrupted++;
+		check_asked(v);
+		return;
+	}
+	post(v, VM_FAILED, error);
+	if (error == -EFAULT)
+		say(v, "the host could not provide the memory of a guest access");
+	else
+		say(v, "KVM_RUN: %s", strerror(-error));
+}
+
+/* An NOMEM found by the fault path's thread becomes an event of the first vCPU to notice. */
+static void take_nomem(struct vcpu *v)
+{
+	if (v->pending || !atomic_exchange(&v->vm->nomem, false))
+		return;
+	post(v, VM_NOMEM, -ENOMEM);
+	snprintf(v->report.text, sizeof(v->report.text),
+	         "no frame for guest address 0x%" PRIx64
+	         ": the pool or the VM's limit is exhausted",
+	         atomic_load(&v->vm->nomem_at));
+}
+
+/* Finish the instruction that was doing I/O, without going on to the next. */
+static void complete_io(struct vcpu *v)
+{
+	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	(void)kvm_run_vcpu(v->fd);
+}
+
+void vcpu_run(struct vcpu *v)
+{
+	struct vm *vm = v->vm;
+
+	atomic_fetch_add(&vm->inside, 1);
+	v->halted = false;
+	while (!v->pending && !v->halted && !atomic_load(&vm->stop)) {
+		int r = kvm_run_vcpu(v->fd);
+
+		if (r)
+			handle_no_exit(v, r);
+		else
+			handle_exit(v);
+		take_nomem(v);
+	}
+	complete_io(v);
+	atomic_fetch_sub(&vm->inside, 1);
+}
+
+/* ---- threads of the other vCPUs ---- */
+
+/* Everyone else out; the one that has an event says so. */
+static void stop_others(struct vcpu *v)
+{
+	struct vm *vm = v->vm;
+
+	atomic_store(&vm->stop, true);
+	for (unsigned i = 0; i < vm->cpu_count; i++)
+		if (i != v->index)
+			vcpu_kick(&vm->vcpus[i]);
+}
+
+static void *secondary(void *arg)
+{
+	struct vcpu *v = arg;
+	struct vm *vm = v->vm;
+	uint64_t seen = 0;
+
+	lock_take(&vm->lock);
+	for (;;) {
+		while (vm->epoch == seen && !vm->quit)
+			pthread_cond_wait(&vm->changed, &vm->lock.mutex);
+		if (vm->quit)
+			break;
+		seen = vm->epoch;
+		lock_drop(&vm->lock);
+		vcpu_run(v);
+		if (v->pending)
+			stop_others(v);
+		lock_take(&vm->lock);
+		vm->running--;
+		pthread_cond_broadcast(&vm->changed);
+	}
+	lock_drop(&vm->lock);
+	return NULL;
+}
+
+int vcpu_start_threads(struct vm *vm)
+{
+	for (unsigned i = 1; i < vm->cpu_count; i++) {
+		struct vcpu *v = &vm->vcpus[i];
+		int r = pthread_create(&v->thread, NULL, secondary, v);
+
+		if (r) {
+			vcpu_end_threads(vm);
+			return -r;
+		}
+		v->threaded = true;
+	}
+	return 0;
+}
+
+void vcpu_end_threads(struct vm *vm)
+{
+	lock_take(&vm->lock);
+	vm->quit = true;
+	pthread_cond_broadcast(&vm->changed);
+	lock_drop(&vm->lock);
+	for (unsigned i = 1; i < vm->cpu_count; i++) {
+		if (vm->vcpus[i].threaded)
+			pthread_join(vm->vcpus[i].thread, NULL);
+		vm->vcpus[i].threaded = false;
+	}
+}
+
+/* ---- vm_run ---- */
+
+/* A timer that signals this thread from the deadline on, until it is deleted. */
+static bool start_timer(uint64_t deadline_ns, timer_t *out)
+{
+	struct sigevent ev = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = KICK_SIGNAL};
+	struct itimerspec when = {
+		.it_value = {(time_t)(deadline_ns / 1000000000), (long)(deadline_ns % 1000000000)},
+		.it_interval = {0, TIMER_AGAIN_NS},
+	};
+
+	if (deadline_ns == 0)
+		return false;
+	ev._sigev_un._tid = (int)syscall(SYS_gettid);
+	CHECK(timer_create(CLOCK_MONOTONIC, &ev, out) == 0);
+	CHECK(timer_settime(*out, TIMER_ABSTIME, &when, NULL) == 0);
+	return true;
+}
+
+static struct vcpu *with_event(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->cpu_count; i++)
+		if (vm->vcpus[i].pending)
+			return &vm->vcpus[i];
+	return NULL;
+}
+
+static void go(struct vm *vm)
+{
+	lock_take(&vm->lock);
+	atomic_store(&vm->stop, false);
+	for (unsigned i = 0; i < vm->cpu_count; i++)
+		__atomic_store_n(&vm->vcpus[i].run->immediate_exit,
+		                 i == 0 && atomic_load(&vm->kicked), __ATOMIC_SEQ_CST);
+	vm->running = vm->cpu_count - 1;
+	vm->epoch++;
+	pthread_cond_broadcast(&vm->changed);
+	lock_drop(&vm->lock);
+}
+
+/* vCPU 0 has halted: its thread stands in for it, for what is asked of vCPU 0. */
+static void wait_halted(struct vcpu *v)
+{
+	struct vm *vm = v->vm;
+	unsigned running = 1;
+
+	while (running > 0 && !v->pending && !atomic_load(&vm->stop)) {
+		uint64_t until = clock_ns() + TIMER_AGAIN_NS;
+		struct timespec when = {(time_t)(until / 1000000000), (long)(until % 1000000000)};
+
+		lock_take(&vm->lock);
+		if (vm->running > 0)
+			pthread_cond_timedwait(&vm->changed, &vm->lock.mutex, &when);
+		running = vm->running;
+		lock_drop(&vm->lock);
+		check_asked(v);
+		take_nomem(v);
+	}
+}
+
+static void wait_stopped(struct vm *vm)
+{
+	lock_take(&vm->lock);
+	while (vm->running > 0)
+		pthread_cond_wait(&vm->changed, &vm->lock.mutex);
+	lock_drop(&vm->lock);
+}
+
+static bool all_halted(const struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->cpu_count; i++)
+		if (!vm->vcpus[i].halted)
+			return false;
+	return true;
+}
+
+/* All vCPUs from started to stopped, at least one event posted. */
+static void run_once(struct vm *vm, uint64_t deadline_ns)
+{
+	struct vcpu *first = &vm->vcpus[0];
+	timer_t timer;
+	bool timed;
+
+	vm->deadline_ns = deadline_ns;
+	vm->owner = pthread_self();
+	atomic_store(&vm->owner_runs, true);
+	timed = start_timer(deadline_ns, &timer);
+	go(vm);
+	vcpu_run(first);
+	if (first->halted)
+		wait_halted(first);
+	stop_others(first);
+	wait_stopped(vm);
+	if (timed)
+		timer_delete(timer);
+	atomic_store(&vm->owner_runs, false);
+	if (!with_event(vm) && all_halted(vm)) {
+		post(first, VM_CRASHED, 0);
+		say(first, "guest halted with nothing that could wake it");
+	}
+}
+
+static bool is_ending(enum vm_event e)
+{
+	return e == VM_EXITED || e == VM_CRASHED || e == VM_FAILED || e == VM_TIMEOUT;
+}
+
+void vm_run(struct vm *vm, uint64_t deadline_ns, struct vm_report *out)
+{
+	struct vcpu *v;
+
+	/* A FORK nobody made a child for has failed; READY just returns. */
+	if (vm->open.gpa != BELL_SILENT)
+		(void)vm_answer(vm, vm->open.is_fork ? -EAGAIN : 0);
+	if (vm->times.running == 0)
+		vm->times.running = clock_ns();
+	if (atomic_load(&vm->ruined)) {
+		post(&vm->vcpus[0], VM_FAILED, -ENOTRECOVERABLE);
+		snprintf(
+			vm->vcpus[0].report.text, sizeof(vm->vcpus[0].report.text),
+			"out of frames on a kernel (before Linux 6.2) that cannot pause the guest");
+	}
+	while (!(v = with_event(vm)))
+		run_once(vm, deadline_ns);
+	v->pending = false;
+	*out = v->report;
+	if (is_ending(out->event))
+		vm->times.ended = clock_ns();
+}
+
+void vm_kick(struct vm *vm)
+{
+	atomic_store(&vm->kicked, true);
+	vcpu_kick(&vm->vcpus[0]);
+}

@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/vm.c - life cycle of a VM: make, boot, snapshot, clone, destroy.
+ *
+ * Memory slots are set once, when the VM is made: one for each region of RAM, each the whole
+ * region's stretch of the window. What backs the window may change (that is mm/'s business);
+ * the slots never do.
+ */
+#include "vmm/vm.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "arch/arch.h"
+#include "vmm/elf.h"
+#include "vmm/vm_internal.h"
+
+/* A vCPU that does not come out of its wait for a frame within this time never will. */
+#define NOMEM_PATIENCE_NS UINT64_C(200000000)
+
+/* Fill err->text and hand the code on. */
+__attribute__((format(printf, 3, 4))) static int fail(struct vm_error *err, int code,
+                                                      const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(err->text, sizeof(err->text), format, args);
+	va_end(args);
+	return code;
+}
+
+/* ---- making ---- */
+
+/* The fault path's thread: someone waits for a frame that is not there. */
+static void on_nomem(void *ctx, struct violation v)
+{
+	struct vm *vm = ctx;
+	uint64_t run = atomic_load(&vm->epoch);
+	uint64_t patience = clock_ns() + NOMEM_PATIENCE_NS;
+
+	atomic_store(&vm->nomem_at, v.gpa.v);
+	atomic_store(&vm->nomem, true);
+	for (unsigned i = 0; i < vm->cpu_count; i++)
+		vcpu_kick(&vm->vcpus[i]);
+	/* Before Linux 6.2 no signal ends the wait: give up the guest rather than the host. */
+	while (atomic_load(&vm->inside) > 0 && atomic_load(&vm->epoch) == run) {
+		if (clock_ns() < patience) {
+			usleep(1000);
+			continue;
+		}
+		atomic_store(&vm->ruined, true);
+		space_let_go(vm->space);
+		return;
+	}
+}
+
+static int make_space(struct vm *vm, const struct vm_config *c, struct vm_error *err)
+{
+	struct ram_region ram[ARCH_MAX_RAM_REGIONS];
+	struct space_config sc = {
+		.pool = c->pool,
+		.ram = ram,
+		.image = c->image,
+		.faults = c->faults,
+		.populate = c->populate,
+		.limit_frames = c->limit_bytes >> MM_PAGE_SHIFT,
+		.nomem = on_nomem,
+		.ctx = vm,
+	};
+	int r;
+
+	if (!c->image) {
+		r = arch_ram_layout(c->ram_bytes, c->page_size, ram);
+		if (r == -EFBIG)
+			return fail(err, r, "%" PRIu64 " bytes of RAM: the most is %" PRIu64 " GiB",
+			            c->ram_bytes, arch_info.max_ram >> 30);
+		if (r < 0)
+			return fail(err, r,
+			            "%" PRIu64 " bytes of RAM: must be at least %" PRIu64
+			            " KiB and a multiple of the page size",
+			            c->ram_bytes, arch_info.load_min.v >> 10);
+		sc.ram_count = (size_t)r;
+	}
+	r = space_create(&sc, &vm->space);
+	if (r == -EPERM)
+		return fail(err, r,
+		            "userfaultfd: not permitted; run as root, give access to "
+		            "/dev/userfaultfd, or use --faults kernel");
+	if (r == -ENOTSUP)
+		return fail(err, r, "1 GiB pages: not supported by this version");
+	return r ? fail(err, r, "guest memory: %s", strerror(-r)) : 0;
+}
+
+static int make_slots(struct vm *vm, struct vm_error *err)
+{
+	size_t count;
+	const struct ram_region *ram = space_ram(vm->space, &count);
+
+	for (unsigned i = 0; i < count; i++) {
+		int r = kvm_set_slot(vm->fd, i, ram[i].range.start.v, ram[i].range.size,
+		                     space_hva(vm->space, ram[i].range.start).v, 0);
+
+		if (r)
+			return fail(err, r, "memory slot %u: %s", i, strerror(-r));
+	}
+	return 0;
+}
+
+static int make_vcpu(struct vm *vm, unsigned index, struct vm_error *err)
+{
+	struct vcpu *v = &vm->vcpus[index];
+	int r;
+
+	v->fd = kvm_create_vcpu(vm->fd, index);
+	if (v->fd < 0)
+		return fail(err, v->fd, "vCPU %u: %s", index, strerror(-v->fd));
+	r = kvm_map_run(vm->kvm, v->fd, &v->run);
+	return r ? fail(err, r, "vCPU %u: %s", index, strerror(-r)) : 0;
+}
+
+static int make_vcpus(struct vm *vm, unsigned count, struct vm_error *err)
+{
+	if (count == 0 || count > VM_MAX_CPUS || count > vm->kvm->caps.max_vcpus)
+		return fail(err, -EINVAL, "%u vCPUs: must be 1 to %u", count, VM_MAX_CPUS);
+	vm->vcpus = calloc(count, sizeof(*vm->vcpus));
+	if (!vm->vcpus)
+		return fail(err, -ENOMEM, "out of memory");
+	vm->cpu_count = count;
+	for (unsigned i = 0; i < count; i++) {
+		vm->vcpus[i].vm = vm;
+		vm->vcpus[i].index = i;
+		vm->vcpus[i].fd = -1;
+	}
+	for (unsigned i = 0; i < count; i++) {
+		int r = make_vcpu(vm, i, err);
+
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+static int make_devices(struct vm *vm, struct vm_error *err)
+{
+	int r = bus_add(&vm->mmio, arch_info.doorbell.v, MM_PAGE_SIZE, &guestctl_ops, &vm->ctl);
+
+	guestctl_init(&vm->ctl, vm->space, &vm->console);
+	if (r == 0 && arch_info.serial_port)
+		r = bus_add(&vm->ports, arch_info.serial_port, SERIAL_SIZE, &serial_ops,
+		            &vm->serial);
+	if (r == 0 && arch_info.serial_mmio.v)
+		r = bus_add(&vm->mmio, arch_info.serial_mmio.v, SERIAL_SIZE, &serial_ops,
+		            &vm->serial);
+	return r ? fail(err, r, "devices: %s", strerror(-r)) : 0;
+}
+
+/* What only a fresh machine needs before it is booted. */
+static int init_vcpus(struct vm *vm, struct vm_error *err)
+{
+	for (unsigned i = 0; i < vm->cpu_count; i++) {
+		int r = arch_vcpu_init(vm->kvm, vm->vcpus[i].fd, i);
+
+		if (r)
+			return fail(err, r, "vCPU %u: %s", i, strerror(-r));
+	}
+	return 0;
+}
+
+/* A clone goes on where the image was taken, knowing who it is. */
+static int restore(struct vm *vm, struct image *image, struct vm_error *err)
+{
+	size_t size;
+	const void *state = image_state(image, &size);
+	int r = vmstate_restore(vm, state, size, err);
+
+	if (r || vm->open.gpa == BELL_SILENT)
+		return r;
+	r = vm_answer(vm, 0);
+	return r ? fail(err, r, "the clone's identity: %s", strerror(-r)) : 0;
+}
+
+static unsigned config_cpus(const struct vm_config *c)
+{
+	size_t size;
+	const void *state;
+	int cpus;
+
+	if (!c->image)
+		return c->cpus;
+	state = image_state(c->image, &size);
+	cpus = vmstate_cpus(state, size);
+	return cpus < 0 ? 0 : (unsigned)cpus;
+}
+
+static int make_machine(struct vm *vm, const struct vm_config *c, struct vm_error *err)
+{
+	int r = vcpu_prepare_signals();
+
+	if (r)
+		return fail(err, r, "signals: %s", strerror(-r));
+	vm->fd = kvm_create_vm(vm->kvm);
+	if (vm->fd < 0)
+		return fail(err, vm->fd, "KVM_CREATE_VM: %s", strerror(-vm->fd));
+	r = arch_vm_init(vm->kvm, vm->fd, false);
+	if (r)
+		return fail(err, r, "VM: %s", strerror(-r));
+	r = make_vcpus(vm, config_cpus(c), err);
+	if (r == 0)
+		r = make_space(vm, c, err);
+	if (r == 0)
+		r = make_slots(vm, err);
+	if (r == 0)
+		r = make_devices(vm, err);
+	if (r == 0)
+		r = c->image ? restore(vm, c->image, err) : init_vcpus(vm, err);
+	if (r)
+		return r;
+	r = vcpu_start_threads(vm);
+	return r ? fail(err, r, "vCPU threads: %s", strerror(-r)) : 0;
+}
+
+/* Waits with a limit count on the same clock as deadlines. */
+static void init_changed(struct vm *vm)
+{
+	pthread_condattr_t attr;
+
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&vm->changed, &attr);
+	pthread_condattr_destroy(&attr);
+}
+
+int vm_create(const struct vm_config *c, struct vm **out, struct vm_error *err)
+{
+	uint64_t asked = clock_ns();
+	struct vm *vm;
+	int r;
+
+	if (c->arg && strlen(c->arg) >= ABI_ARGS_MAX)
+		return fail(err, -EINVAL, "argument longer than %u bytes", ABI_ARGS_MAX - 1);
+	vm = calloc(1, sizeof(*vm));
+	if (!vm)
+		return fail(err, -ENOMEM, "out of memory");
+	vm->kvm = c->kvm;
+	vm->fd = -1;
+	vm->number = c->number;
+	vm->open.gpa = BELL_SILENT;
+	vm->times.asked = asked;
+	lock_init(&vm->lock, LOCK_VM);
+	init_changed(vm);
+	console_init(&vm->console, c->console, c->console_ctx);
+	serial_init(&vm->serial, &vm->console);
+	vm->arg = c->arg ? strdup(c->arg) : NULL;
+	r = c->arg && !vm->arg ? fail(err, -ENOMEM, "out of memory") : make_machine(vm, c, err);
+	if (r) {
+		vm_destroy(vm);
+		return r;
+	}
+	vm->times.created = clock_ns();
+	*out = vm;
+	return 0;
+}
+
+/* Also for a VM that was made only in part. KVM lets go of the window before it is unmapped. */
+void vm_destroy(struct vm *vm)
+{
+	if (!vm)
+		return;
+	/* First of all: a vCPU that waits for a frame is let go, so that its thread can end. */
+	if (vm->space)
+		space_shutdown(vm->space);
+	vcpu_end_threads(vm);
+	for (unsigned i = 0; i < vm->cpu_count; i++) {
+		if (vm->vcpus[i].run)
+			munmap(vm->vcpus[i].run, vm->kvm->run_size);
+		if (vm->vcpus[i].fd >= 0)
+			close(vm->vcpus[i].fd);
+	}
+	free(vm->vcpus);
+	if (vm->fd >= 0)
+		close(vm->fd);
+	space_destroy(vm->space);
+	serial_fini(&vm->serial);
+	console_fini(&vm->console);
+	pthread_cond_destroy(&vm->changed);
+	lock_fini(&vm->lock);
+	free(vm->arg);
+	free(vm);
+}
+
+/* ---- booting ---- */
+
+static int write_guest(void *ctx, gpa_t to, const void *from, size_t size)
+{
+	struct vm *vm = ctx;
+
+	return space_write(vm->space, to, from, size);
+}
+
+static int write_boot_info(struct vm *vm, const char *args, struct vm_error *err)
+{
+	size_t count, len = args ? strlen(args) : 0;
+	const struct ram_region *ram = space_ram(vm->space, &count);
+	struct abi_boot boot = {
+		.magic = ABI_BOOT_MAGIC,
+		.version = ABI_VERSION,
+		.cpus = vm->cpu_count,
+		.doorbell = arch_info.doorbell.v,
+		.ram_top = gpa_range_end(ram[0].range),
+		.cycles_per_sec = arch_cycles_per_sec(vm->vcpus[0].fd),
+		.args_len = (uint32_t)len,
+	};
+	int r;
+
+	if (len >= sizeof(boot.args))
+		return fail(err, -E2BIG, "guest arguments: %zu bytes, the most is %zu", len,
+		            sizeof(boot.args) - 1);
+	memcpy(boot.args, args ? args : "", len);
+	for (size_t i = 0; i < count; i++)
+		boot.ram_size += ram[i].range.size;
+	r = space_write(vm->space, arch_info.boot_info, &boot, sizeof(boot));
+	return r ? fail(err, r, "boot information: %s", strerror(-r)) : 0;
+}
+
+int vm_boot_elf(struct vm *vm, const char *path, const char *args, struct vm_error *err)
+{
+	const struct arch_writer writer = {write_guest, vm};
+	struct elf_image elf;
+	size_t count;
+	const struct ram_region *ram = space_ram(vm->space, &count);
+	int r = elf_load(vm->space, path, arch_info.isa, arch_info.load_min, &elf, err->text,
+	                 sizeof(err->text));
+
+	if (r)
+		return r;
+	r = arch_write_boot(&writer, ram, count);
+	if (r)
+		return fail(err, r, "boot structures: %s", strerror(-r));
+	r = write_boot_info(vm, args, err);
+	for (unsigned i = 0; r == 0 && i < vm->cpu_count; i++) {
+		r = arch_vcpu_reset(vm->kvm, vm->vcpus[i].fd, elf.entry, arch_info.boot_info, i);
+		if (r)
+			fail(err, r, "vCPU %u: %s", i, strerror(-r));
+	}
+	return r;
+}
+
+/* ---- snapshots ---- */
+
+int vm_snapshot(struct vm *vm, struct image **out, struct vm_error *err)
+{
+	void *state;
+	size_t size;
+	int r = vmstate_save(vm, &state, &size);
+
+	if (r)
+		return fail(err, r, "machine state: %s", strerror(-r));
+	r = space_publish(vm->space, state, size, out);
+	free(state);
+	return r ? fail(err, r, "memory snapshot: %s", strerror(-r)) : 0;
+}
+
+int vm_answer(struct vm *vm, int32_t result)
+{
+	struct guest_identity id;
+	gpa_t request = {vm->open.gpa};
+	int r = guest_identity_make(vm->number, vm->arg, &id);
+
+	vm->open.gpa = BELL_SILENT;
+	return r ? r : guestctl_answer(&vm->ctl, request, result, &id);
+}
+
+int vm_answer_fork(struct vm *vm, int32_t result)
+{
+	if (vm->open.gpa == BELL_SILENT || !vm->open.is_fork)
+		return -EINVAL;
+	return vm_answer(vm, result);
+}
+
+/* ---- reports ---- */
+
+struct space *vm_space(struct vm *vm)
+{
+	return vm->space;
+}
+
+unsigned vm_cpus(const struct vm *vm)
+{
+	return vm->cpu_count;
+}
+
+uint64_t vm_number(const struct vm *vm)
+{
+	return vm->number;
+}
+
+void vm_times(struct vm *vm, struct vm_times *out)
+{
+	*out = vm->times;
+	pthread_mutex_lock(&vm->console.lock);
+	out->first_output = vm->console.first_ns;
+	pthread_mutex_unlock(&vm->console.lock);
+}
+
+void vm_exits(struct vm *vm, struct vm_exits *out)
+{
+	*out = (struct vm_exits){0};
+	for (unsigned i = 0; i < vm->cpu_count; i++) {
+		const struct vm_exits *e = &vm->vcpus[i].exits;
+
+		out->mmio += e->mmio;
+		out->io += e->io;
+		out->doorbell += e->doorbell;
+		out->interrupted += e->interrupted;
+		out->other += e->other;
+	}
+}

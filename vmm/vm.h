@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/vm.h - one virtual machine: a space, vCPUs, devices, and what happens to them.
+ *
+ *     vm_create ── vm_boot_elf ──┐
+ *                                ├── vm_run ──> event ──> (vm_snapshot) ──> vm_run ... vm_destroy
+ *     vm_create (with an image) ─┘
+ *
+ * vm_run() returns with every vCPU stopped, so whatever its owner does next (snapshot,
+ * read memory, destroy) needs no further care. vCPU 0 runs on the caller's thread; the
+ * others have threads of their own, parked between calls.
+ *
+ * Concurrency: one owner calls these functions, one at a time; vm_kick() may come from anywhere.
+ * No globals: any number of VMs may live in a process.
+ */
+#ifndef COWSLIP_VMM_VM_H
+#define COWSLIP_VMM_VM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "mm/image.h"
+#include "mm/pool.h"
+#include "mm/space.h"
+#include "vmm/console.h"
+#include "vmm/kvm.h"
+
+#define VM_MAX_CPUS 64u
+#define VM_TEXT_MAX 640u
+
+struct vm;
+
+struct vm_config {
+	const struct kvm *kvm; /* outlives the VM */
+	struct pool *pool;     /* the VM takes a reference */
+
+	/* A clone: goes on where the image was taken. NULL: a fresh machine. */
+	struct image *image;
+	uint64_t number; /* of a clone, >= 1; 0 for a fresh machine */
+	const char *arg; /* the clone's own argument, may be NULL; at most ABI_ARGS_MAX - 1 bytes */
+
+	/* A fresh machine; a clone has what its image says. */
+	uint64_t ram_bytes;
+	unsigned cpus;
+	enum page_size page_size;
+	bool populate;
+
+	enum fault_choice faults;
+	uint64_t limit_bytes; /* of pool memory; 0: as much as its RAM */
+
+	console_write_fn *console; /* may be NULL */
+	void *console_ctx;
+};
+
+/* CLOCK_MONOTONIC nanoseconds; 0: has not happened. */
+struct vm_times {
+	uint64_t asked;        /* vm_create() entered */
+	uint64_t created;      /* and done: could run */
+	uint64_t running;      /* first KVM_RUN entered */
+	uint64_t first_output; /* first byte on the console */
+	uint64_t ended;        /* vm_run() returned an ending event */
+};
+
+enum vm_event {
+	VM_EXITED,  /* the guest ended itself; code */
+	VM_CRASHED, /* the guest broke; text */
+	VM_READY,   /* the guest rang READY; vm_run() goes on */
+	VM_FORK,    /* the guest rang FORK; vm_answer_fork(), then vm_run() goes on */
+	VM_TIMEOUT, /* the deadline passed; vm_run() would go on */
+	VM_KICKED,  /* vm_kick(); vm_run() goes on */
+	VM_NOMEM,   /* no frame for a violation; text. space_resume(), then vm_run() tries again */
+	VM_FAILED,  /* KVM or the host failed; text */
+};
+
+struct vm_report {
+	enum vm_event event;
+	unsigned vcpu;
+	int code;               /* VM_EXITED: 0..255; VM_FAILED: -errno */
+	char text[VM_TEXT_MAX]; /* one line or a few, without the last newline; may be empty */
+};
+
+/* Why an operation failed, one line. */
+struct vm_error {
+	char text[VM_TEXT_MAX];
+};
+
+/*
+ * Make a VM. With an image it is ready to run; without, boot it first.
+ * Return: 0; -EINVAL (RAM size, cpus 0 or too many, arg too long); -ENOTSUP (image for other
+ * hardware);
+ * -EBADMSG (image state damaged); -ENOMEM; -errno of KVM. err->text says what in one line.
+ */
+int vm_create(const struct vm_config *c, struct vm **out, struct vm_error *err);
+
+/*
+ * Can this host run clones of `image`? Asks what vm_create() takes for granted; once per image.
+ * Return: 0; -EBADMSG; -ENOTSUP with err->text naming what is missing; -ENOMEM; -errno of KVM.
+ */
+int vm_check_image(const struct kvm *kvm, const struct image *image, struct vm_error *err);
+
+/* NULL is ignored. */
+void vm_destroy(struct vm *vm);
+
+/*
+ * Load a static ELF program and set every vCPU to start it (guest/abi.h). `args` may be NULL.
+ * Return: 0; -ENOEXEC; -E2BIG (args); -errno. err->text says what.
+ */
+int vm_boot_elf(struct vm *vm, const char *path, const char *args, struct vm_error *err);
+
+/* Run until something happens. deadline_ns: CLOCK_MONOTONIC, 0: none. */
+void vm_run(struct vm *vm, uint64_t deadline_ns, struct vm_report *out);
+
+/*
+ * Make a running vm_run() return VM_KICKED soon (or the next one at once). Any thread;
+ * async-signal-safe.
+ */
+void vm_kick(struct vm *vm);
+
+/*
+ * The stopped VM becomes an image (memory shared, not copied); it may run on afterwards.
+ * Return: 0; -errno of space_publish() or KVM, then the VM is as before.
+ */
+int vm_snapshot(struct vm *vm, struct image **out, struct vm_error *err);
+
+/*
+ * After VM_FORK: tell the guest the child's number (1..INT32_MAX) or -errno. Without it the
+ * guest finds -EAGAIN. Return: 0; -EINVAL when no FORK is open; as space_write().
+ */
+int vm_answer_fork(struct vm *vm, int32_t result);
+
+struct space *vm_space(struct vm *vm); /* borrowed */
+unsigned vm_cpus(const struct vm *vm);
+uint64_t vm_number(const struct vm *vm);
+void vm_times(struct vm *vm, struct vm_times *out);
+
+/* How often each kind of exit came, all vCPUs together. */
+struct vm_exits {
+	uint64_t mmio; /* doorbells included */
+	uint64_t io;
+	uint64_t doorbell;
+	uint64_t interrupted; /* KVM_RUN ended by a signal */
+	uint64_t other;
+};
+void vm_exits(struct vm *vm, struct vm_exits *out);
+
+#endif

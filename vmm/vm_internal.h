@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/vm_internal.h - the inside of a VM, shared by vm.c (life cycle), vcpu.c (running) and
+ * vmstate.c (saved state).
+ */
+#ifndef COWSLIP_VMM_VM_INTERNAL_H
+#define COWSLIP_VMM_VM_INTERNAL_H
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+
+#include "mm/lock.h"
+#include "vmm/bus.h"
+#include "vmm/console.h"
+#include "vmm/guestctl.h"
+#include "vmm/serial.h"
+#include "vmm/vm.h"
+
+/* The signal that makes a vCPU thread leave KVM_RUN. Its handler does nothing. */
+#define KICK_SIGNAL (SIGRTMIN + 1)
+
+struct vcpu {
+	struct vm *vm;
+	unsigned index;
+	int fd;              /* -1: none */
+	struct kvm_run *run; /* NULL: not mapped */
+	pthread_t thread;    /* index > 0 */
+	bool threaded;       /* `thread` exists */
+
+	/* Written by the vCPU's thread while it runs, read by the owner while it is stopped. */
+	bool pending; /* `report` waits to be returned by vm_run() */
+	bool halted;  /* it has nothing to do and nothing will wake it */
+	struct vm_report report;
+	struct vm_exits exits;
+};
+
+/* A READY or FORK that has not been answered: part of the saved state. */
+struct open_request {
+	uint64_t gpa; /* BELL_SILENT: none */
+	bool is_fork;
+};
+
+struct vm {
+	/* Constant once created. */
+	const struct kvm *kvm;
+	struct space *space;
+	int fd; /* -1: none */
+	unsigned cpu_count;
+	struct vcpu *vcpus;
+	struct bus ports, mmio;
+	uint64_t number;
+	char *arg; /* owned, may be NULL */
+
+	struct console console;
+	struct serial serial;
+	struct guestctl ctl;
+
+	/* Owner's alone. */
+	struct open_request open;
+	struct vm_times times;
+	uint64_t deadline_ns; /* of the vm_run() under way, 0: none */
+
+	/* Starting and stopping the other vCPUs' threads. */
+	struct lock lock;
+	pthread_cond_t changed;
+	_Atomic uint64_t epoch; /* written under lock; +1 with every vm_run(): the start signal */
+	unsigned running;       /* lock; threads that have not stopped yet */
+	bool quit;              /* lock */
+
+	_Atomic bool stop;       /* vCPUs leave their loops */
+	_Atomic unsigned inside; /* vCPUs that are in vcpu_run() */
+	_Atomic bool ruined; /* the guest has seen memory it should not have: never run it again */
+	_Atomic bool kicked; /* vm_kick() */
+	_Atomic bool nomem;  /* a violation found no frame; `nomem_at` says where */
+	_Atomic uint64_t nomem_at;
+	_Atomic bool owner_runs; /* `owner` is inside vm_run() */
+	pthread_t owner;
+};
+
+/* ---- vcpu.c ---- */
+
+/* Let the kick signal interrupt KVM_RUN in this process. Idempotent. Return: 0 or -errno. */
+int vcpu_prepare_signals(void);
+
+/* Make vCPU `v`'s thread leave KVM_RUN, or not enter it. Any thread. */
+void vcpu_kick(struct vcpu *v);
+
+/*
+ * Run until vm->stop, an event or a halt; then the vCPU is at an instruction boundary. Its own
+ * thread.
+ */
+void vcpu_run(struct vcpu *v);
+
+/* Start and end the threads of vCPUs 1..n-1. start: 0 or -errno (none left running). */
+int vcpu_start_threads(struct vm *vm);
+void vcpu_end_threads(struct vm *vm);
+
+/* ---- vm.c ---- */
+
+/* Answer the open request with `result` and this VM's identity. Return: 0 or as space_write(). */
+int vm_answer(struct vm *vm, int32_t result);
+
+/* ---- vmstate.c ---- */
+
+/*
+ * All state beside memory as bytes (malloc'ed). vCPUs stopped. Return: 0; -ENOMEM; -errno of KVM.
+ */
+int vmstate_save(struct vm *vm, void **out, size_t *size);
+
+/* How many vCPUs the bytes hold. Return: > 0; -EBADMSG. */
+int vmstate_cpus(const void *state, size_t size);
+
+/* Put the bytes into a VM that has as many vCPUs. Return: 0; -EBADMSG; -ENOTSUP; -errno of KVM. */
+int vmstate_restore(struct vm *vm, const void *state, size_t size, struct vm_error *err);
+
+#endif
