@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/engine.c - the parent of the workers: hands out clone numbers, gathers what comes back.
+ *
+ *     to do ──assign──> worker's queue ──ENDED, DONE──> over
+ *        ^                    │
+ *        └── worker died ─────┘   all but the first of the queue: that one was running and is LOST
+ *
+ * A worker runs its queue in order, so the first unfinished number is the one its death
+ * interrupted.
+ */
+#include "vmm/engine.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "vmm/procmem.h"
+#include "vmm/wire.h"
+
+struct worker {
+	pid_t pid;
+	int sock;                   /* -1: gone */
+	uint64_t queue[WIRE_DEPTH]; /* assigned, not DONE; first is running */
+	unsigned queued;
+	bool first_reported; /* queue[0] has ENDED (it may have forked others that have not) */
+	uint64_t given;      /* numbers ever assigned */
+	uint64_t *held;      /* hold: numbers that are alive in it */
+	size_t held_count;
+	bool released;
+};
+
+struct engine {
+	const struct engine_config *config;
+	struct engine_summary *summary;
+	struct worker *workers;
+	size_t worker_count, worker_room;
+	uint64_t next;   /* lowest number never assigned */
+	uint64_t *again; /* numbers to assign again, a worker died over them */
+	size_t again_count;
+	uint64_t unfinished; /* numbers not DONE and not LOST */
+	uint8_t buffer[sizeof(struct wire) + WIRE_OUTPUT_MAX];
+};
+
+/*
+ * --- workers
+ * --------------------------------------------------------------------------------------
+ */
+
+/* In the child: nothing of the siblings, and an end with the parent. */
+static _Noreturn void become_worker(struct engine *e, int sock, pid_t parent, size_t index)
+{
+	const struct engine_config *c = e->config;
+
+	for (size_t i = 0; i < e->worker_count; i++)
+		if (e->workers[i].sock >= 0)
+			close(e->workers[i].sock);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(1);
+	/* Numbers of forked VMs: above all clones, interleaved between workers. */
+	_exit(worker_main(c, sock, c->count + 1 + index, c->count + 1));
+}
+
+static int grow_workers(struct engine *e)
+{
+	size_t room = e->worker_room ? 2 * e->worker_room : 16;
+	struct worker *more;
+
+	if (e->worker_count < e->worker_room)
+		return 0;
+	more = realloc(e->workers, room * sizeof(*more));
+	if (!more)
+		return -ENOMEM;
+	e->workers = more;
+	e->worker_room = room;
+	return 0;
+}
+
+static int spawn(struct engine *e)
+{
+	pid_t self = getpid(), pid;
+	uint64_t *held = NULL;
+	int pair[2];
+	int r = grow_workers(e);
+
+	if (r)
+		return r;
+	if (e->config->hold) {
+		held = calloc(e->config->per_process, sizeof(*held));
+		if (!held)
+			return -ENOMEM;
+	}
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+		r = -errno;
+		goto free_held;
+	}
+	pid = fork();
+	if (pid < 0) {
+		r = -errno;
+		goto close_pair;
+	}
+	if (pid == 0) {
+		close(pair[0]);
+		become_worker(e, pair[1], self, e->worker_count);
+	}
+	close(pair[1]);
+	e->workers[e->worker_count++] = (struct worker){.pid = pid, .sock = pair[0], .held = held};
+	e->summary->workers++;
+	return 0;
+
+close_pair:
+	close(pair[0]);
+	close(pair[1]);
+free_held:
+	free(held);
+	return r;
+}
+
+/* "killed by signal 9 (Killed)", "exited with status 1" */
+static void describe_status(int status, char *out, size_t size)
+{
+	if (WIFSIGNALED(status))
+		snprintf(out, size, "killed by signal %d (%s)", WTERMSIG(status),
+		         strsignal(WTERMSIG(status)));
+	else
+		snprintf(out, size, "exited with status %d", WEXITSTATUS(status));
+}
+
+static void report_lost(struct engine *e, const struct worker *w, uint64_t number, const char *how)
+{
+	struct clone_result result = {.number = number, .end = CLONE_LOST, .worker = w->pid};
+
+	snprintf(result.text, sizeof(result.text), "its worker process %d was lost: %s",
+	         (int)w->pid, how);
+	e->config->ended(e->config->ctx, &result);
+}
+
+/* `again` has room for every number: none is in it twice. */
+static void assign_again(struct engine *e, uint64_t number)
+{
+	e->again[e->again_count++] = number;
+}
+
+static void on_worker_gone(struct engine *e, struct worker *w)
+{
+	char how[128];
+	int status = 0;
+
+	close(w->sock);
+	w->sock = -1;
+	while (waitpid(w->pid, &status, 0) < 0 && errno == EINTR)
+		;
+	if (w->released && status == 0)
+		return;
+	e->summary->workers_lost++;
+	describe_status(status, how, sizeof(how));
+	for (size_t i = 0; i < w->held_count; i++)
+		report_lost(e, w, w->held[i], how);
+	w->held_count = 0;
+	if (w->queued == 0)
+		return;
+	/* In hold mode the first may just have been listed as held. */
+	if (!w->first_reported || !e->config->hold)
+		report_lost(e, w, w->queue[0], how);
+	e->unfinished--;
+	for (unsigned i = 1; i < w->queued; i++)
+		assign_again(e, w->queue[i]);
+	w->queued = 0;
+}
+
+/*
+ * --- messages
+ * --------------------------------------------------------------------------------------
+ */
+
+static void on_ended(struct engine *e, struct worker *w, struct wire *m)
+{
+	m->result.worker = w->pid;
+	if (w->queued > 0 && w->queue[0] == m->number) {
+		w->first_reported = true;
+		if (e->config->hold && w->held_count < e->config->per_process)
+			w->held[w->held_count++] = m->number;
+	}
+	e->config->ended(e->config->ctx, &m->result);
+}
+
+static void on_done(struct engine *e, struct worker *w)
+{
+	w->queued--;
+	memmove(w->queue, w->queue + 1, w->queued * sizeof(w->queue[0]));
+	w->first_reported = false;
+	e->unfinished--;
+}
+
+static void on_message(struct engine *e, struct worker *w, struct wire *m, const uint8_t *bytes,
+                       size_t size)
+{
+	switch (m->kind) {
+	case WIRE_OUTPUT:
+		e->config->output(e->config->ctx, m->number, bytes, size);
+		break;
+	case WIRE_ENDED:
+		on_ended(e, w, m);
+		break;
+	case WIRE_DONE:
+		on_done(e, w);
+		break;
+	case WIRE_POOL:
+		e->summary->pool_used_frames += m->pool.used_frames;
+		e->summary->pool_limit_frames += m->pool.limit_frames;
+		break;
+	case WIRE_RUN:
+	case WIRE_RELEASE:
+		break;
+	}
+}
+
+/* Everything a worker has sent so far. */
+static void receive(struct engine *e, struct worker *w)
+{
+	struct wire m;
+
+	for (;;) {
+		ssize_t n = recv(w->sock, e->buffer, sizeof(e->buffer), MSG_DONTWAIT);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			return;
+		if (n < (ssize_t)sizeof(m)) {
+			on_worker_gone(e, w);
+			return;
+		}
+		memcpy(&m, e->buffer, sizeof(m));
+		on_message(e, w, &m, e->buffer + sizeof(m), (size_t)n - sizeof(m));
+	}
+}
+
+/* A worker that cannot be told is gone: its socket will say so. */
+static void tell(const struct worker *w, enum wire_kind kind, uint64_t number)
+{
+	const struct wire m = {.kind = kind, .number = number};
+
+	while (send(w->sock, &m, sizeof(m), MSG_NOSIGNAL) < 0 && errno == EINTR)
+		;
+}
+
+/*
+ * --- handing out
+ * ------------------------------------------------------------------------------------
+ */
+
+static bool have_work(const struct engine *e)
+{
+	return e->again_count > 0 || e->next <= e->config->count;
+}
+
+static unsigned active_workers(const struct engine *e)
+{
+	unsigned n = 0;
+
+	for (size_t i = 0; i < e->worker_count; i++)
+		n += e->workers[i].sock >= 0 && e->workers[i].queued > 0;
+	return n;
+}
+
+static bool has_room(const struct engine *e, const struct worker *w)
+{
+	if (w->sock < 0 || w->queued == WIRE_DEPTH)
+		return false;
+	if (!e->config->hold)
+		return true;
+	return w->given < e->config->per_process;
+}
+
+/* Who gets the next number: the worker with the shortest queue. NULL: nobody has room. */
+static struct worker *choose(const struct engine *e)
+{
+	struct worker *best = NULL;
+
+	for (size_t i = 0; i < e->worker_count; i++) {
+		struct worker *w = &e->workers[i];
+
+		if (has_room(e, w) && (!best || w->queued < best->queued))
+			best = w;
+	}
+	return best;
+}
+
+static void assign(struct engine *e, struct worker *w)
+{
+	uint64_t number = e->again_count ? e->again[--e->again_count] : e->next++;
+
+	w->queue[w->queued++] = number;
+	w->given++;
+	tell(w, WIRE_RUN, number);
+}
+
+/* Give out what there is to do. Return: 0, or -errno when nobody is there to do it. */
+static int hand_out(struct engine *e)
+{
+	while (have_work(e)) {
+		struct worker *w = choose(e);
+		bool idle = w && w->queued == 0;
+		unsigned active = active_workers(e);
+
+		if (!idle && active < e->config->jobs) {
+			int r = spawn(e);
+
+			if (r == 0)
+				continue;
+			if (active == 0)
+				return r;
+			/* Fewer will do. The list of workers may have moved. */
+			w = choose(e);
+		}
+		if (!w || (idle && active >= e->config->jobs))
+			return 0;
+		assign(e, w);
+	}
+	return 0;
+}
+
+/* Wait for any worker, then hear all of them. Return: 0 or -errno. */
+static int hear(struct engine *e)
+{
+	size_t count = e->worker_count;
+	struct pollfd *fds;
+	int r = 0;
+
+	if (count == 0)
+		return 0;
+	fds = calloc(count, sizeof(*fds));
+	if (!fds)
+		return -ENOMEM;
+	for (size_t i = 0; i < count; i++)
+		fds[i] = (struct pollfd){.fd = e->workers[i].sock, .events = POLLIN};
+	if (poll(fds, count, -1) < 0 && errno != EINTR)
+		r = -errno;
+	for (size_t i = 0; r == 0 && i < count; i++)
+		if (fds[i].fd >= 0 && fds[i].revents)
+			receive(e, &e->workers[i]);
+	free(fds);
+	return r;
+}
+
+/*
+ * --- the end
+ * ----------------------------------------------------------------------------------------
+ */
+
+static void measure(struct engine *e)
+{
+	struct engine_summary *s = e->summary;
+
+	for (size_t i = 0; i < e->worker_count; i++) {
+		const struct worker *w = &e->workers[i];
+		struct procmem mem;
+
+		s->alive += w->sock >= 0 ? (unsigned)w->held_count : 0;
+		if (!e->config->hold || w->sock < 0 || procmem_read(w->pid, &mem))
+			continue;
+		s->pss_bytes += mem.pss_bytes;
+		s->private_bytes += mem.private_bytes;
+		s->page_table_bytes += mem.page_table_bytes;
+	}
+}
+
+static void release(struct engine *e)
+{
+	bool left = true;
+
+	for (size_t i = 0; i < e->worker_count; i++) {
+		if (e->workers[i].sock < 0)
+			continue;
+		tell(&e->workers[i], WIRE_RELEASE, 0);
+		e->workers[i].released = true;
+		/* What dies from here on has done all it had to. */
+		e->workers[i].held_count = 0;
+	}
+	while (left) {
+		if (hear(e))
+			break;
+		left = false;
+		for (size_t i = 0; i < e->worker_count; i++)
+			left |= e->workers[i].sock >= 0;
+	}
+}
+
+/* After a failure: no worker outlives the call. */
+static void kill_workers(struct engine *e)
+{
+	for (size_t i = 0; i < e->worker_count; i++) {
+		if (e->workers[i].sock < 0)
+			continue;
+		kill(e->workers[i].pid, SIGKILL);
+		close(e->workers[i].sock);
+		while (waitpid(e->workers[i].pid, NULL, 0) < 0 && errno == EINTR)
+			;
+	}
+}
+
+static void engine_fini(struct engine *e)
+{
+	for (size_t i = 0; i < e->worker_count; i++)
+		free(e->workers[i].held);
+	free(e->workers);
+	free(e->again);
+	free(e);
+}
+
+static int run(struct engine *e)
+{
+	uint64_t start = clock_ns();
+	int r = 0;
+
+	while (r == 0 && e->unfinished > 0) {
+		r = hand_out(e);
+		if (r == 0)
+			r = hear(e);
+	}
+	e->summary->wall_ns = clock_ns() - start;
+	if (r) {
+		kill_workers(e);
+		return r;
+	}
+	measure(e);
+	release(e);
+	return 0;
+}
+
+int engine_run(const struct engine_config *given, struct engine_summary *out, struct vm_error *err)
+{
+	struct engine_config c = *given;
+	struct engine *e;
+	int r;
+
+	*out = (struct engine_summary){0};
+	if (c.jobs == 0)
+		c.jobs = (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
+	if (c.per_process == 0)
+		c.per_process = ENGINE_PER_PROCESS;
+	if (c.count == 0 || c.count > INT32_MAX / 2 || !c.ended || !c.output) {
+		snprintf(err->text, sizeof(err->text), "%llu clones: must be 1 to %d",
+		         (unsigned long long)c.count, INT32_MAX / 2);
+		return -EINVAL;
+	}
+	r = vm_check_image(c.kvm, c.image, err);
+	if (r)
+		return r;
+	e = calloc(1, sizeof(*e));
+	if (e)
+		e->again = calloc(c.count, sizeof(*e->again));
+	if (!e || !e->again) {
+		free(e);
+		snprintf(err->text, sizeof(err->text), "out of memory");
+		return -ENOMEM;
+	}
+	e->config = &c;
+	e->summary = out;
+	e->next = 1;
+	e->unfinished = c.count;
+	r = run(e);
+	if (r)
+		snprintf(err->text, sizeof(err->text), "worker processes: %s", strerror(-r));
+	engine_fini(e);
+	return r;
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/engine.h - run many clones of one image in worker processes, a few VMs in each.
+ *
+ * The calling process runs no guest. It forks workers (the image, already open, is shared by the
+ * fork), hands them clone numbers in batches over a socket and gathers output and
+ * results. A worker that dies costs the clone it was running, and in hold mode those it kept
+ * alive; every other clone still runs, in another worker.
+ *
+ *     jobs           workers that run guests at the same time
+ *     per_process    VMs alive in one worker at most, and clone numbers sent at once
+ *     hold           every clone stays alive, stopped at its end, until all have ended; so there
+ *                    are count / per_process workers, of which `jobs` run guests at a time
+ *
+ * Concurrency: engine_run() must be called by a process with one thread (it forks). Callbacks run
+ * on that thread.
+ */
+#ifndef COWSLIP_VMM_ENGINE_H
+#define COWSLIP_VMM_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "mm/image.h"
+#include "mm/space.h"
+#include "vmm/vm.h"
+
+/* Why a clone ended; the first four as a VM says it. */
+enum clone_end {
+	CLONE_EXITED,  /* code */
+	CLONE_CRASHED, /* text */
+	CLONE_TIMEOUT,
+	CLONE_FAILED, /* the VMM or the host failed it; text */
+	CLONE_LOST,   /* its worker died; text says how */
+};
+
+struct clone_result {
+	uint64_t number; /* 1..count; above: forked by another clone */
+	enum clone_end end;
+	int code; /* CLONE_EXITED: exit code */
+	pid_t worker;
+	struct vm_times times;    /* CLOCK_MONOTONIC is the same in every process */
+	struct space_stats space; /* fault_path and fault_why are valid strings */
+	uint64_t exits;           /* VM exits handled */
+	char text[VM_TEXT_MAX];
+};
+
+struct engine_config {
+	const struct kvm *kvm;
+	struct image *image;
+	uint64_t count;       /* clones, numbered from 1 */
+	unsigned jobs;        /* 0: one per online CPU */
+	unsigned per_process; /* 0: the default (ENGINE_PER_PROCESS) */
+	bool hold;
+	const char *arg;     /* passed to every clone, may be NULL */
+	uint64_t timeout_ns; /* per clone; 0: none */
+	enum fault_choice faults;
+	uint64_t limit_bytes; /* per clone; 0: as much as its RAM */
+	bool quick;           /* leave clone_result.space empty: it costs some 100 us a clone */
+
+	void *ctx;
+	/* Output of one clone, in order; of different clones interleaved. */
+	void (*output)(void *ctx, uint64_t number, const void *data, size_t size);
+	/*
+	 * Once for each number 1..count, and once for each VM forked by a clone. A clone that
+	 * has been reported is reported again, as LOST, when its worker dies while the clone is
+	 * held alive or VMs it forked have not all ended.
+	 */
+	void (*ended)(void *ctx, const struct clone_result *result);
+};
+
+#define ENGINE_PER_PROCESS 8u
+
+/* What all workers together cost, taken when all clones had ended (hold: were alive). */
+struct engine_summary {
+	unsigned workers;          /* processes started */
+	unsigned workers_lost;     /* of them, died */
+	unsigned alive;            /* clones alive when memory was measured */
+	uint64_t pss_bytes;        /* sum of the workers' Pss; hold mode only, else 0 */
+	uint64_t private_bytes;    /* of it, private pages (Private_Dirty + Private_Clean) */
+	uint64_t page_table_bytes; /* VmPTE of those workers */
+	uint64_t pool_used_frames; /* pools of all workers */
+	uint64_t pool_limit_frames;
+	uint64_t wall_ns; /* from the call to the last clone's end */
+};
+
+/*
+ * Run all clones. Return: 0 when every clone was reported (however it ended); -EINVAL; -ENOMEM;
+ * -errno of fork or socketpair when no worker at all could be started (err says it).
+ */
+int engine_run(const struct engine_config *given, struct engine_summary *out, struct vm_error *err);
+
+#endif

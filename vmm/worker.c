@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/worker.c - one worker process: makes clones one after the other, and keeps them if told to.
+ *
+ * The pool belongs to the worker. Everything it knows goes to the engine as messages; when the
+ * engine is gone the worker has nothing left to do and ends.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "vmm/family.h"
+#include "vmm/wire.h"
+
+#define POOL_MIN (UINT64_C(64) << 20)
+
+/* A VM that stays alive, and the family its console belongs to. */
+struct held {
+	struct vm *vm;
+	struct held *next;
+};
+
+struct worker_state {
+	const struct engine_config *config;
+	int sock;
+	struct pool *pool;
+	uint64_t next_child, child_step;
+	struct held *held;
+};
+
+static int send_wire(const struct worker_state *w, const struct wire *m, const void *data,
+                     size_t size)
+{
+	struct iovec iov[] = {{(void *)(uintptr_t)m, sizeof(*m)}, {(void *)(uintptr_t)data, size}};
+	struct msghdr msg = {.msg_iov = iov, .msg_iovlen = size ? 2 : 1};
+	ssize_t n;
+
+	do {
+		n = sendmsg(w->sock, &msg, MSG_NOSIGNAL);
+	} while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : 0;
+}
+
+static void on_output(void *ctx, uint64_t number, const void *data, size_t size)
+{
+	const struct wire m = {.kind = WIRE_OUTPUT, .number = number};
+	const uint8_t *at = data;
+
+	while (size > 0) {
+		size_t n = size < WIRE_OUTPUT_MAX ? size : WIRE_OUTPUT_MAX;
+
+		/* An engine that is gone wants no output; recv() will find out. */
+		if (send_wire(ctx, &m, at, n))
+			return;
+		at += n;
+		size -= n;
+	}
+}
+
+static enum clone_end end_of(enum vm_event e)
+{
+	switch (e) {
+	case VM_EXITED:
+		return CLONE_EXITED;
+	case VM_CRASHED:
+		return CLONE_CRASHED;
+	case VM_TIMEOUT:
+		return CLONE_TIMEOUT;
+	case VM_READY:
+	case VM_FORK:
+	case VM_KICKED:
+	case VM_NOMEM:
+	case VM_FAILED:
+		break;
+	}
+	return CLONE_FAILED;
+}
+
+static void describe(const struct worker_state *w, struct vm *vm, const struct vm_report *report,
+                     struct clone_result *out)
+{
+	struct vm_exits exits;
+
+	*out = (struct clone_result){
+		.number = vm_number(vm),
+		.end = end_of(report->event),
+		.code = report->code,
+	};
+	vm_times(vm, &out->times);
+	vm_exits(vm, &exits);
+	out->exits = exits.mmio + exits.io + exits.other;
+	snprintf(out->text, sizeof(out->text), "%s", report->text);
+	if (!w->config->quick)
+		(void)space_stats(vm_space(vm), &out->space);
+}
+
+static bool on_ended(void *ctx, struct vm *vm, const struct vm_report *report)
+{
+	struct worker_state *w = ctx;
+	struct wire m = {.kind = WIRE_ENDED, .number = vm_number(vm)};
+	struct held *h;
+
+	describe(w, vm, report, &m.result);
+	(void)send_wire(w, &m, NULL, 0);
+	if (!w->config->hold)
+		return false;
+	h = malloc(sizeof(*h));
+	if (!h)
+		return false;
+	*h = (struct held){vm, w->held};
+	w->held = h;
+	return true;
+}
+
+static void on_failed(void *ctx, uint64_t number, int error, const char *why)
+{
+	struct wire m = {.kind = WIRE_ENDED,
+	                 .number = number,
+	                 .result = {.number = number, .end = CLONE_FAILED, .code = error}};
+
+	snprintf(m.result.text, sizeof(m.result.text), "%s", why);
+	(void)send_wire(ctx, &m, NULL, 0);
+}
+
+/* One clone and whatever it forks. */
+static void run_clone(struct worker_state *w, uint64_t number)
+{
+	const struct engine_config *c = w->config;
+	const struct wire done = {.kind = WIRE_DONE, .number = number};
+	const struct family_hooks hooks = {
+		.ctx = w, .output = on_output, .ended = on_ended, .failed = on_failed};
+	const struct family_config fc = {
+		.vm = {.kvm = c->kvm,
+	               .pool = w->pool,
+	               .image = c->image,
+	               .number = number,
+	               .arg = c->arg,
+	               .faults = c->faults,
+	               .limit_bytes = c->limit_bytes},
+		.timeout_ns = c->timeout_ns,
+		.first_child = w->next_child,
+		.child_step = w->child_step,
+		.hooks = &hooks,
+	};
+	struct family *f;
+	struct vm_error err;
+	int r = family_create(&fc, &f, &err);
+
+	if (r) {
+		on_failed(w, number, r, err.text);
+	} else {
+		family_run(f);
+		w->next_child = family_next_number(f);
+		family_destroy(f);
+	}
+	(void)send_wire(w, &done, NULL, 0);
+}
+
+static void let_go(struct worker_state *w)
+{
+	while (w->held) {
+		struct held *h = w->held;
+
+		w->held = h->next;
+		vm_destroy(h->vm);
+		free(h);
+	}
+}
+
+static void report_pool(struct worker_state *w)
+{
+	struct wire m = {.kind = WIRE_POOL};
+	struct pool_stats ps;
+
+	pool_stats(w->pool, &ps);
+	m.pool.used_frames = ps.peak_frames;
+	m.pool.limit_frames = ps.limit_frames;
+	(void)send_wire(w, &m, NULL, 0);
+}
+
+/* Room for every clone to own all its RAM twice over: snapshots of snapshots keep frames. */
+static uint64_t pool_bytes(const struct engine_config *c)
+{
+	size_t count;
+	const struct ram_region *ram = image_ram(c->image, &count);
+	uint64_t bytes = 0, vms = c->hold ? 2 * (uint64_t)c->per_process : 4;
+
+	for (size_t i = 0; i < count; i++)
+		bytes += align_up(ram[i].range.size, MM_BLOCK_SIZE);
+	return max_u64(POOL_MIN, min_u64(bytes * vms, UINT64_C(1) << 40));
+}
+
+int worker_main(const struct engine_config *c, int sock, uint64_t first_child, uint64_t child_step)
+{
+	struct worker_state w = {
+		.config = c, .sock = sock, .next_child = first_child, .child_step = child_step};
+	struct wire m;
+	ssize_t n;
+
+	if (pool_create(pool_bytes(c), &w.pool))
+		return 1;
+	for (;;) {
+		n = recv(sock, &m, sizeof(m), 0);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n != (ssize_t)sizeof(m) || m.kind != WIRE_RUN)
+			break;
+		run_clone(&w, m.number);
+	}
+	report_pool(&w);
+	let_go(&w);
+	pool_put(w.pool);
+	return 0;
+}
