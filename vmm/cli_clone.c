@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/cli_clone.c - `cowslip clone`: run clones of a saved guest, and say how each of them ended.
+ *
+ * The status is 0 when every clone ended with 0; else that of the failed clone with the lowest
+ * number, as `cowslip run` would give it, and CLI_FAILED for a clone that was lost.
+ *
+ * Concurrency: one thread, as the engine forks; its workers never return here.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "arch/arch.h"
+#include "guest/abi.h"
+#include "vmm/cli.h"
+#include "vmm/cli_sink.h"
+#include "vmm/console.h"
+#include "vmm/engine.h"
+#include "vmm/snapshot.h"
+
+#define MOST_CLONES    1000000u
+#define MOST_JOBS      4096u
+#define NO_NUMBER      UINT64_MAX
+#define PROGRESS_NS    UINT64_C(100000000)
+#define PROGRESS_WIDTH 30u
+
+struct clone_command {
+	/* As asked for. */
+	uint64_t count, jobs, per_process, timeout_ns, limit;
+	int faults;
+	bool hold;
+	const char *path, *arg, *dir;
+	struct cli_stats stats;
+
+	/* As it goes. */
+	struct kvm kvm;
+	struct image *image;
+	struct sink sink;
+	struct stats_clone numbers;
+	uint64_t started;
+	uint64_t ended;         /* clones, of those asked for */
+	bool progress;          /* a bar is wanted */
+	bool bar;               /* ... and on the screen */
+	uint64_t drawn_ns;      /* when */
+	uint64_t failed_number; /* lowest number of a clone that did not end with 0 */
+	int status;             /* and its status */
+};
+
+/* ---- options ---- */
+
+enum key {
+	KEY_COUNT = 'n',
+	KEY_JOBS = 'j',
+	KEY_PER_PROCESS = CLI_KEY_OWN,
+	KEY_HOLD,
+	KEY_ARG,
+	KEY_TIMEOUT,
+	KEY_FAULTS,
+	KEY_LIMIT,
+	KEY_STATS,
+	KEY_STATS_FILE,
+	KEY_OUTPUT,
+};
+
+static const struct argp_option options[] = {
+	{"count", KEY_COUNT, "COUNT", 0, "How many clones (1)", 1},
+	{"jobs", KEY_JOBS, "JOBS", 0, "Worker processes that run guests at once (CPUs online)", 1},
+	{"per-process", KEY_PER_PROCESS, "K", 0, "Virtual machines in one worker at most (8)", 1},
+	{"hold", KEY_HOLD, NULL, 0, "Keep all clones alive until every one has ended", 1},
+	{"arg", KEY_ARG, "STRING", 0, "Argument for every clone; each also knows its number", 2},
+	{"faults", KEY_FAULTS, "PATH", 0, "Who resolves violations: auto, kernel, uffd (auto)", 2},
+	{"limit", KEY_LIMIT, "SIZE", 0, "The most memory one clone may own (as much as its RAM)",
+         2},
+	{"output", KEY_OUTPUT, "DIR", 0, "Write DIR/clone-N.out for clone N, nothing to stdout", 3},
+	{"timeout", KEY_TIMEOUT, "SECONDS", 0, "Stop a clone that runs longer (exit status 124)",
+         4},
+	{"stats", KEY_STATS, "json", OPTION_ARG_OPTIONAL, "Say what it cost, on stderr", 5},
+	{"stats-file", KEY_STATS_FILE, "FILE", 0, "Write the statistics to FILE, as JSON", 5},
+	CLI_COMMON_OPTIONS,
+};
+
+static int take_arg(struct clone_command *c, const char *arg)
+{
+	if (strlen(arg) >= ABI_ARGS_MAX) {
+		cli_error("--arg: longer than %u bytes; give a shorter one", ABI_ARGS_MAX - 1);
+		return -E2BIG;
+	}
+	c->arg = arg;
+	return 0;
+}
+
+static int take_option(void *to, int key, const char *arg)
+{
+	struct clone_command *c = to;
+
+	switch ((enum key)key) {
+	case KEY_COUNT:
+		return cli_count("-n", arg, 1, MOST_CLONES, &c->count);
+	case KEY_JOBS:
+		return cli_count("-j", arg, 1, MOST_JOBS, &c->jobs);
+	case KEY_PER_PROCESS:
+		return cli_count("--per-process", arg, 1, MOST_CLONES, &c->per_process);
+	case KEY_HOLD:
+		c->hold = true;
+		return 0;
+	case KEY_ARG:
+		return take_arg(c, arg);
+	case KEY_TIMEOUT:
+		return cli_seconds("--timeout", arg, &c->timeout_ns);
+	case KEY_FAULTS:
+		return cli_choose("--faults", arg, cli_fault_words, &c->faults);
+	case KEY_LIMIT:
+		return cli_size("--limit", arg, &c->limit);
+	case KEY_STATS:
+		return cli_stats_choose(&c->stats, arg);
+	case KEY_STATS_FILE:
+		return cli_name("--stats-file", arg, &c->stats.path);
+	case KEY_OUTPUT:
+		return cli_name("--output", arg, &c->dir);
+	}
+	return -EINVAL;
+}
+
+static int take_argument(void *to, unsigned index, bool after, const char *arg)
+{
+	struct clone_command *c = to;
+
+	(void)after;
+	if (index == 0) {
+		c->path = arg;
+		return 0;
+	}
+	cli_error("%s: one image at a time; an argument for the clones goes into --arg", arg);
+	return -EINVAL;
+}
+
+static const struct cli_command command = {
+	.options = options,
+	.args_doc = "IMAGE",
+	.doc = "Run clones of IMAGE, which `cowslip run --save` has made. Of one clone stdout has "
+	       "the output as it is, of several each line with the clone's number: `[17] text`."
+	       "\vExit status: 0 when every clone ended with 0; else that of the first, by number, "
+	       "that did not: its own code; 124 it ran out of time; 125 cowslip failed or its "
+	       "worker died; 126 it crashed.",
+	.option = take_option,
+	.argument = take_argument,
+};
+
+/* ---- progress: a bar on a terminal that shows nothing else ---- */
+
+static void clear_bar(struct clone_command *c)
+{
+	static const char blank[] = "\r\033[K";
+
+	if (c->bar)
+		(void)cli_write(STDERR_FILENO, blank, sizeof(blank) - 1);
+	c->bar = false;
+}
+
+static void draw_bar(struct clone_command *c)
+{
+	static const char full[] = "##############################";
+	uint64_t now = clock_ns();
+	int done = (int)(c->ended * PROGRESS_WIDTH / c->count);
+	char text[128];
+	int n;
+
+	if (!c->progress || now - c->drawn_ns < PROGRESS_NS)
+		return;
+	_Static_assert(sizeof(full) == PROGRESS_WIDTH + 1, "a bar's width");
+	n = snprintf(text, sizeof(text), "\r[%-*.*s] %" PRIu64 "/%" PRIu64, (int)PROGRESS_WIDTH,
+	             done, full, c->ended, c->count);
+	(void)cli_write(STDERR_FILENO, text, (size_t)n);
+	c->bar = true;
+	c->drawn_ns = now;
+}
+
+/* ---- while they run ---- */
+
+static void note_status(struct clone_command *c, uint64_t number, int status)
+{
+	if (status == CLI_OK || number >= c->failed_number)
+		return;
+	c->failed_number = number;
+	c->status = status;
+}
+
+static void on_output(void *ctx, uint64_t number, const void *data, size_t size)
+{
+	struct clone_command *c = ctx;
+
+	sink_put(&c->sink, number, data, size);
+}
+
+/* A lone guest's own code needs no words; of several one wants to know which. */
+static int exited(const struct clone_command *c, const struct clone_result *r)
+{
+	if (r->code != 0 && c->count > 1)
+		cli_error("clone %" PRIu64 ": ended with %d", r->number, r->code);
+	return r->code;
+}
+
+static int end_status(const struct clone_command *c, const struct clone_result *r)
+{
+	char lead[64];
+
+	switch (r->end) {
+	case CLONE_EXITED:
+		return exited(c, r);
+	case CLONE_CRASHED:
+		snprintf(lead, sizeof(lead), "clone %" PRIu64 ": ", r->number);
+		cli_report(lead, r->text);
+		return CLI_CRASHED;
+	case CLONE_TIMEOUT:
+		cli_error("clone %" PRIu64
+		          ": ran for %g s and was stopped; allow more with --timeout",
+		          r->number, (double)c->timeout_ns / 1e9);
+		return CLI_TIMEOUT;
+	case CLONE_FAILED:
+		cli_error("clone %" PRIu64 ": failed: %s", r->number, r->text);
+		return CLI_FAILED;
+	case CLONE_LOST:
+		break;
+	}
+	cli_error("clone %" PRIu64 ": %s", r->number, r->text);
+	return CLI_FAILED;
+}
+
+static uint64_t *counter(struct stats_clone *s, enum sink_state state)
+{
+	switch (state) {
+	case SINK_OK:
+		return &s->ok;
+	case SINK_LOST:
+		return &s->lost;
+	case SINK_RUNS:
+	case SINK_BAD:
+		break;
+	}
+	return &s->failed;
+}
+
+/* A clone may end well and then be lost with the worker that kept it: it counts once, as lost. */
+static void count_end(struct clone_command *c, struct sink_clone *record, enum sink_state state,
+                      const struct clone_result *r)
+{
+	bool first = record->state == SINK_RUNS;
+
+	if (!first)
+		--*counter(&c->numbers, record->state);
+	record->state = state;
+	++*counter(&c->numbers, state);
+	if (!first)
+		return;
+	c->ended += r->number <= c->count;
+	if (r->end != CLONE_LOST && stats_clone_add(&c->numbers, r))
+		cli_error("clone %" PRIu64 ": no memory for its statistics", r->number);
+}
+
+static void on_ended(void *ctx, const struct clone_result *r)
+{
+	struct clone_command *c = ctx;
+	enum sink_state state = SINK_OK;
+	int status;
+
+	if (r->end != CLONE_EXITED || r->code != 0)
+		clear_bar(c);
+	sink_end(&c->sink, r->number);
+	status = end_status(c, r);
+	note_status(c, r->number, status);
+	if (r->end == CLONE_LOST)
+		state = SINK_LOST;
+	else if (status != CLI_OK)
+		state = SINK_BAD;
+	count_end(c, sink_find(&c->sink, r->number), state, r);
+	draw_bar(c);
+}
+
+/* ---- the command ---- */
+
+static int put_stats(struct clone_command *c)
+{
+	json_t *json;
+	int e;
+
+	if (!cli_stats_wanted(&c->stats))
+		return 0;
+	c->numbers.total_ns = clock_ns() - c->started;
+	stats_clone_finish(&c->numbers);
+	if (c->stats.text)
+		stats_clone_text(&c->numbers, stderr);
+	json = stats_clone_json(&c->numbers);
+	e = cli_stats_put(&c->stats, json);
+	json_decref(json);
+	return e;
+}
+
+static int run_clones(struct clone_command *c)
+{
+	struct engine_config config = {
+		.kvm = &c->kvm,
+		.image = c->image,
+		.count = c->count,
+		.jobs = (unsigned)c->jobs,
+		.per_process = (unsigned)c->per_process,
+		.hold = c->hold,
+		.arg = c->arg,
+		.timeout_ns = c->timeout_ns,
+		.faults = c->faults,
+		.limit_bytes = c->limit,
+		.ctx = c,
+		.output = on_output,
+		.ended = on_ended,
+	};
+	struct vm_error err;
+	int e = engine_run(&config, &c->numbers.engine, &err);
+
+	clear_bar(c);
+	if (e)
+		cli_error("%s: clones cannot be run: %s", c->path, err.text);
+	else
+		e = put_stats(c);
+	if (e && c->status == CLI_OK)
+		return CLI_FAILED;
+	return c->status;
+}
+
+static int open_and_run(struct clone_command *c)
+{
+	struct snapshot_error err;
+	int status = CLI_FAILED;
+
+	if (cli_open_kvm(&c->kvm))
+		return CLI_FAILED;
+	if (snapshot_open(c->path, arch_info.isa, &c->image, &c->numbers.image, &err)) {
+		cli_error("%s", err.text);
+		goto close_kvm;
+	}
+	if (sink_open(&c->sink, c->dir, c->count == 1) == 0)
+		status = run_clones(c);
+	sink_close(&c->sink);
+	image_put(c->image);
+close_kvm:
+	kvm_close(&c->kvm);
+	return status;
+}
+
+static int check(const struct clone_command *c)
+{
+	if (!c->path) {
+		cli_error("no image given; `cowslip run --save IMAGE KERNEL` makes one");
+		return -EINVAL;
+	}
+	if (!is_aligned(c->limit, MM_PAGE_SIZE)) {
+		cli_error("--limit %" PRIu64 ": not a multiple of 4 KiB; give whole pages",
+		          c->limit);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int run_all(struct clone_command *c)
+{
+	int status;
+
+	if (check(c) || cli_stats_open(&c->stats))
+		return CLI_FAILED;
+	c->numbers.jobs = (unsigned)c->jobs;
+	c->numbers.per_process = (unsigned)c->per_process;
+	/* Output to the same terminal would run into the bar. */
+	c->progress = c->count > 1 && isatty(STDERR_FILENO) && (c->dir || !isatty(STDOUT_FILENO));
+	status = open_and_run(c);
+	cli_stats_close(&c->stats);
+	stats_clone_fini(&c->numbers);
+	return status;
+}
+
+static uint64_t online_cpus(void)
+{
+	long n = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return n > 0 ? min_u64((uint64_t)n, MOST_JOBS) : 1;
+}
+
+int cli_clone(int argc, char **argv)
+{
+	struct clone_command *c = calloc(1, sizeof(*c));
+	enum cli_parsed parsed;
+	int status;
+
+	if (!c) {
+		cli_error("no memory to start");
+		return CLI_FAILED;
+	}
+	c->count = 1;
+	c->jobs = online_cpus();
+	c->per_process = ENGINE_PER_PROCESS;
+	c->failed_number = NO_NUMBER;
+	c->started = clock_ns();
+	parsed = cli_parse(&command, argc, argv, c);
+	status = parsed == CLI_GO ? run_all(c) : cli_parsed_status(parsed);
+	free(c);
+	return status;
+}

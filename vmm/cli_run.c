@@ -1,0 +1,502 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/cli_run.c - `cowslip run`: boot a guest, and what it forks; save it when it is warm.
+ *
+ * The status is the guest's own code. Of several VMs, it is the one of the first, by number, that
+ * did not end with 0.
+ *
+ * Concurrency: hooks run on the calling thread, but for output, which a vCPU's thread may deliver.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "arch/arch.h"
+#include "guest/abi.h"
+#include "vmm/cli.h"
+#include "vmm/family.h"
+#include "vmm/snapshot.h"
+
+#define MIB         (UINT64_C(1) << 20)
+#define DEFAULT_MEM (64 * MIB)
+#define POOL_SPARE  (256 * MIB) /* for forks of a small guest */
+#define POOL_FACTOR 4           /* ... and of a larger one: an ancestor's frames stay */
+#define POOL_MOST   (UINT64_C(1) << 43)
+#define NO_NUMBER   UINT64_MAX
+
+struct run_command {
+	/* As asked for. */
+	uint64_t mem, limit, timeout_ns;
+	uint64_t cpus;
+	int page_size, faults;
+	bool populate, go_on;
+	const char *kernel, *save;
+	char args[ABI_ARGS_MAX];
+	size_t args_len;
+	bool args_given;
+	struct cli_stats stats;
+
+	/* As it went. */
+	struct kvm kvm;
+	struct pool *pool;
+	struct family *family;
+	struct stats_run numbers;
+	uint64_t started;
+	bool saved, save_failed;
+	uint64_t failed_number; /* of the first VM that did not end with 0 */
+	int status;             /* and its status */
+};
+
+/* ---- options ---- */
+
+enum key {
+	KEY_MEM = CLI_KEY_OWN,
+	KEY_CPUS,
+	KEY_PAGE_SIZE,
+	KEY_POPULATE,
+	KEY_FAULTS,
+	KEY_LIMIT,
+	KEY_INITRD,
+	KEY_CMDLINE,
+	KEY_SAVE,
+	KEY_GO_ON,
+	KEY_TIMEOUT,
+	KEY_STATS,
+	KEY_STATS_FILE,
+};
+
+static const struct argp_option options[] = {
+	{"mem", KEY_MEM, "SIZE", 0, "Guest RAM (64M)", 1},
+	{"cpus", KEY_CPUS, "N", 0, "Virtual CPUs (1)", 1},
+	{"page-size", KEY_PAGE_SIZE, "SIZE", 0, "Frames behind the RAM: auto, 4k, 2m, 1g (auto)",
+         1},
+	{"populate", KEY_POPULATE, NULL, 0, "Put memory behind all RAM before the guest starts", 1},
+	{"faults", KEY_FAULTS, "PATH", 0, "Who resolves violations: auto, kernel, uffd (auto)", 1},
+	{"limit", KEY_LIMIT, "SIZE", 0, "The most memory the guest may have of its RAM (all)", 1},
+	{"initrd", KEY_INITRD, "FILE", 0, "For Linux guests, which this version does not boot", 2},
+	{"cmdline", KEY_CMDLINE, "STRING", 0, "For Linux guests, which this version does not boot",
+         2},
+	{"save", KEY_SAVE, "IMAGE", 0, "Save the guest when it says that it is ready, and end", 3},
+	{"go-on", KEY_GO_ON, NULL, 0, "With --save: go on after saving", 3},
+	{"timeout", KEY_TIMEOUT, "SECONDS", 0, "Stop a guest that runs longer (exit status 124)",
+         4},
+	{"stats", KEY_STATS, "json", OPTION_ARG_OPTIONAL, "Say what it cost, on stderr", 5},
+	{"stats-file", KEY_STATS_FILE, "FILE", 0, "Write the statistics to FILE, as JSON", 5},
+	CLI_COMMON_OPTIONS,
+};
+
+static int no_linux(const char *option)
+{
+	cli_error("%s: needs a Linux kernel image, which this version does not boot; "
+	          "leave it out and give a static ELF64 guest",
+	          option);
+	return -ENOTSUP;
+}
+
+static int take_cpus(struct run_command *r, const char *arg)
+{
+	return cli_count("--cpus", arg, 1, VM_MAX_CPUS, &r->cpus);
+}
+
+static int take_option(void *to, int key, const char *arg)
+{
+	struct run_command *r = to;
+
+	switch ((enum key)key) {
+	case KEY_MEM:
+		return cli_size("--mem", arg, &r->mem);
+	case KEY_CPUS:
+		return take_cpus(r, arg);
+	case KEY_PAGE_SIZE:
+		return cli_choose("--page-size", arg, cli_page_words, &r->page_size);
+	case KEY_POPULATE:
+		r->populate = true;
+		return 0;
+	case KEY_FAULTS:
+		return cli_choose("--faults", arg, cli_fault_words, &r->faults);
+	case KEY_LIMIT:
+		return cli_size("--limit", arg, &r->limit);
+	case KEY_INITRD:
+		return no_linux("--initrd");
+	case KEY_CMDLINE:
+		return no_linux("--cmdline");
+	case KEY_SAVE:
+		return cli_name("--save", arg, &r->save);
+	case KEY_GO_ON:
+		r->go_on = true;
+		return 0;
+	case KEY_TIMEOUT:
+		return cli_seconds("--timeout", arg, &r->timeout_ns);
+	case KEY_STATS:
+		return cli_stats_choose(&r->stats, arg);
+	case KEY_STATS_FILE:
+		return cli_name("--stats-file", arg, &r->stats.path);
+	}
+	return -EINVAL;
+}
+
+static int add_guest_arg(struct run_command *r, const char *arg)
+{
+	size_t len = strlen(arg), blank = r->args_given;
+
+	if (len + blank >= sizeof(r->args) - r->args_len) {
+		cli_error("guest arguments: longer than %u bytes together; give fewer",
+		          ABI_ARGS_MAX - 1);
+		return -E2BIG;
+	}
+	if (blank)
+		r->args[r->args_len++] = ' ';
+	memcpy(r->args + r->args_len, arg, len + 1);
+	r->args_len += len;
+	r->args_given = true;
+	return 0;
+}
+
+static int take_argument(void *to, unsigned index, bool after, const char *arg)
+{
+	struct run_command *r = to;
+
+	(void)index;
+	if (!r->kernel) {
+		r->kernel = arg;
+		return 0;
+	}
+	if (after)
+		return add_guest_arg(r, arg);
+	cli_error("%s: one guest at a time; arguments for the guest go after --", arg);
+	return -EINVAL;
+}
+
+static const struct cli_command command = {
+	.options = options,
+	.args_doc = "KERNEL [-- GUEST-ARG...]",
+	.doc = "Boot KERNEL, a static ELF64 guest. Its console is stdout, its exit code ours."
+	       "\vSizes take K, M, G. Exit status: the guest's own code; 124 it ran out of time; "
+	       "125 cowslip failed; 126 the guest crashed.",
+	.option = take_option,
+	.argument = take_argument,
+};
+
+/* ---- checks before anything is made ---- */
+
+static const char *page_word(int page_size)
+{
+	const struct cli_word *w = cli_page_words;
+
+	while (w->value != page_size)
+		w++;
+	return w->word;
+}
+
+static int check_mem(const struct run_command *r)
+{
+	struct ram_region regions[ARCH_MAX_RAM_REGIONS];
+	uint64_t page = page_size_bytes(r->page_size);
+	int n = arch_ram_layout(r->mem, r->page_size, regions);
+
+	if (n >= 0)
+		return 0;
+	if (n == -EFBIG)
+		cli_error("--mem %" PRIu64 ": too large; a guest may have at most %" PRIu64 " MiB",
+		          r->mem, arch_info.max_ram / MIB);
+	else if (!is_aligned(r->mem, page))
+		cli_error("--mem %" PRIu64 ": not a multiple of the page size (%" PRIu64 " KiB for "
+		          "--page-size %s); give whole pages",
+		          r->mem, page >> 10, page_word(r->page_size));
+	else
+		cli_error("--mem %" PRIu64 ": too small; a guest needs at least %" PRIu64 " KiB",
+		          r->mem, arch_info.load_min.v >> 10);
+	return n;
+}
+
+static int check(const struct run_command *r)
+{
+	if (!r->kernel) {
+		cli_error("no guest given; `cowslip run KERNEL` boots a static ELF64 program");
+		return -EINVAL;
+	}
+	if (r->go_on && !r->save) {
+		cli_error("--go-on: only together with --save; add it or leave this out");
+		return -EINVAL;
+	}
+	if (!is_aligned(r->limit, MM_PAGE_SIZE)) {
+		cli_error("--limit %" PRIu64 ": not a multiple of 4 KiB; give whole pages",
+		          r->limit);
+		return -EINVAL;
+	}
+	return check_mem(r);
+}
+
+/* ---- while it runs ---- */
+
+static void note_status(struct run_command *r, uint64_t number, int status)
+{
+	if (status == CLI_OK || number >= r->failed_number)
+		return;
+	r->failed_number = number;
+	r->status = status;
+}
+
+static void on_output(void *ctx, uint64_t number, const void *data, size_t size)
+{
+	(void)ctx;
+	(void)number;
+	cli_put(data, size);
+}
+
+static void say_saved(const struct run_command *r, uint64_t ns)
+{
+	struct snapshot_info info;
+	struct snapshot_error err;
+
+	if (snapshot_stat(r->save, &info, &err) == 0)
+		fprintf(stderr,
+		        "saved %s: %" PRIu64 " MiB RAM, %.1f MiB in the file, %" PRIu64 " ms\n",
+		        r->save, info.ram_bytes / MIB, (double)info.data_bytes / (double)MIB,
+		        (ns + 500000) / 1000000);
+}
+
+static int save(const struct run_command *r, struct vm *vm)
+{
+	uint64_t start = clock_ns();
+	struct image *image;
+	struct vm_error why;
+	struct snapshot_error err;
+	int e;
+
+	e = vm_snapshot(vm, &image, &why);
+	if (e) {
+		cli_error("%s: the guest cannot be snapshotted: %s", r->save, why.text);
+		return e;
+	}
+	e = snapshot_save(image, arch_info.isa, vm_cpus(vm), r->save, &err);
+	image_put(image);
+	if (e)
+		cli_error("%s", err.text);
+	else
+		say_saved(r, clock_ns() - start);
+	return e;
+}
+
+static bool on_ready(void *ctx, struct vm *vm)
+{
+	struct run_command *r = ctx;
+
+	if (!r->save || r->saved)
+		return true;
+	if (save(r, vm)) {
+		r->save_failed = true;
+		return false;
+	}
+	r->saved = true;
+	return r->go_on;
+}
+
+/* Who a message is about; the first VM needs no number. */
+static const char *who(uint64_t number, char *buf, size_t size)
+{
+	if (number == 0)
+		return "the guest";
+	snprintf(buf, size, "VM %" PRIu64 ", forked by the guest,", number);
+	return buf;
+}
+
+static int end_status(const struct run_command *r, uint64_t number, const struct vm_report *report)
+{
+	char buf[64], lead[64] = "";
+	const char *name = who(number, buf, sizeof(buf));
+
+	switch (report->event) {
+	case VM_EXITED:
+		return report->code;
+	case VM_CRASHED:
+		if (number != 0)
+			snprintf(lead, sizeof(lead), "VM %" PRIu64 ": ", number);
+		cli_report(lead, report->text);
+		return CLI_CRASHED;
+	case VM_TIMEOUT:
+		cli_error("%s ran for %g s and was stopped; allow more with --timeout", name,
+		          (double)r->timeout_ns / 1e9);
+		return CLI_TIMEOUT;
+	case VM_NOMEM:
+		cli_error("%s ran out of memory: %s; allow more with --limit", name, report->text);
+		return CLI_FAILED;
+	case VM_READY:
+	case VM_FORK:
+	case VM_KICKED:
+	case VM_FAILED:
+		break;
+	}
+	cli_error("%s cannot go on: %s", name, report->text);
+	return CLI_FAILED;
+}
+
+static bool on_ended(void *ctx, struct vm *vm, const struct vm_report *report)
+{
+	struct run_command *r = ctx;
+	struct vm_times times;
+	struct vm_exits exits;
+	struct space_stats space;
+
+	note_status(r, vm_number(vm), end_status(r, vm_number(vm), report));
+	if (cli_stats_wanted(&r->stats)) {
+		vm_times(vm, &times);
+		vm_exits(vm, &exits);
+		/* Without pagemap the private frames are missing, and only they. */
+		(void)space_stats(vm_space(vm), &space);
+		if (r->numbers.vms == 0)
+			pool_stats(r->pool, &r->numbers.pool);
+		stats_run_add(&r->numbers, &times, &space, &exits);
+	}
+	return false;
+}
+
+static void on_failed(void *ctx, uint64_t number, int error, const char *why)
+{
+	struct run_command *r = ctx;
+
+	(void)error;
+	cli_error("VM %" PRIu64 ", forked by the guest, cannot be made: %s", number, why);
+	note_status(r, number, CLI_FAILED);
+}
+
+/* ---- the command ---- */
+
+static uint64_t pool_bytes(uint64_t ram)
+{
+	uint64_t most = ram < POOL_MOST / POOL_FACTOR ? POOL_FACTOR * ram : POOL_MOST;
+
+	return min_u64(align_up(max_u64(most, ram + POOL_SPARE), MM_BLOCK_SIZE), POOL_MOST);
+}
+
+static struct vm_config vm_config(const struct run_command *r)
+{
+	return (struct vm_config){
+		.kvm = &r->kvm,
+		.pool = r->pool,
+		.ram_bytes = r->mem,
+		.cpus = (unsigned)r->cpus,
+		.page_size = r->page_size,
+		.populate = r->populate,
+		.faults = r->faults,
+		.limit_bytes = r->limit,
+	};
+}
+
+static int boot_and_run(struct run_command *r)
+{
+	const struct family_hooks hooks = {
+		.ctx = r,
+		.output = on_output,
+		.ready = on_ready,
+		.ended = on_ended,
+		.failed = on_failed,
+	};
+	struct family_config config = {
+		.vm = vm_config(r),
+		.timeout_ns = r->timeout_ns,
+		.first_child = 1,
+		.child_step = 1,
+		.hooks = &hooks,
+	};
+	struct pool_stats at_end;
+	struct vm_error err;
+	int e;
+
+	e = family_create(&config, &r->family, &err);
+	if (!e)
+		e = vm_boot_elf(family_root(r->family), r->kernel, r->args, &err);
+	if (e)
+		cli_error("%s%s", err.text, e == -ENOMEM ? "; allow more with --limit" : "");
+	else
+		family_run(r->family);
+	pool_stats(r->pool, &at_end);
+	r->numbers.pool.peak_frames = at_end.peak_frames;
+	family_destroy(r->family);
+	return e;
+}
+
+static int run_guest(struct run_command *r)
+{
+	int e = cli_open_kvm(&r->kvm);
+
+	if (e)
+		return e;
+	e = pool_create(pool_bytes(r->mem), &r->pool);
+	if (e) {
+		cli_error("memory for the guest cannot be reserved: %s; %s", strerror(-e),
+		          e == -EFBIG ? "raise the limit on file sizes (ulimit -f)"
+		                      : "give it less with --mem");
+		goto close_kvm;
+	}
+	e = boot_and_run(r);
+	pool_put(r->pool);
+close_kvm:
+	kvm_close(&r->kvm);
+	return e;
+}
+
+static int put_stats(struct run_command *r)
+{
+	json_t *json;
+	int e;
+
+	if (!cli_stats_wanted(&r->stats) || r->numbers.vms == 0)
+		return 0;
+	r->numbers.total_ns = clock_ns() - r->started;
+	if (r->stats.text)
+		stats_run_text(&r->numbers, stderr);
+	json = stats_run_json(&r->numbers);
+	e = cli_stats_put(&r->stats, json);
+	json_decref(json);
+	return e;
+}
+
+static int final_status(struct run_command *r)
+{
+	if (r->save_failed)
+		return CLI_FAILED;
+	if (r->save && !r->saved && r->status != CLI_CRASHED && r->status != CLI_TIMEOUT &&
+	    r->status != CLI_FAILED) {
+		cli_error(
+			"%s: nothing saved: the guest ended (%d) before it said that it is ready; "
+			"save a guest that rings READY",
+			r->save, r->status);
+		return CLI_FAILED;
+	}
+	return r->status;
+}
+
+static int run_all(struct run_command *r)
+{
+	int status;
+
+	if (check(r) || cli_stats_open(&r->stats))
+		return CLI_FAILED;
+	status = run_guest(r) ? CLI_FAILED : final_status(r);
+	if (put_stats(r) && status == CLI_OK)
+		status = CLI_FAILED;
+	cli_stats_close(&r->stats);
+	return status;
+}
+
+int cli_run(int argc, char **argv)
+{
+	struct run_command *r = calloc(1, sizeof(*r));
+	enum cli_parsed parsed;
+	int status;
+
+	if (!r) {
+		cli_error("no memory to start");
+		return CLI_FAILED;
+	}
+	r->mem = DEFAULT_MEM;
+	r->cpus = 1;
+	r->failed_number = NO_NUMBER;
+	r->started = clock_ns();
+	parsed = cli_parse(&command, argc, argv, r);
+	status = parsed == CLI_GO ? run_all(r) : cli_parsed_status(parsed);
+	free(r);
+	return status;
+}

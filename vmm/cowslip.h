@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/cowslip.h - libcowslip, for embedders: everything the command line is made of.
+ *
+ *     kvm.h        open /dev/kvm
+ *     pool.h       where a process's guest memory comes from
+ *     vm.h         one virtual machine: make, boot, run, snapshot, clone
+ *     family.h     a virtual machine and whatever it forks
+ *     snapshot.h   images as files
+ *     engine.h     many clones, in worker processes
+ *
+ * Link with -lcowslip -lmm -lxxhash -pthread. A minimal embedder: kvm_open(), pool_create(),
+ * vm_create(), vm_boot_elf(), vm_run() until it returns an ending event, vm_destroy(), pool_put(),
+ * kvm_close().
+ */
+#ifndef COWSLIP_VMM_COWSLIP_H
+#define COWSLIP_VMM_COWSLIP_H
+
+#include "mm/image.h"
+#include "mm/pool.h"
+#include "mm/space.h"
+#include "vmm/engine.h"
+#include "vmm/family.h"
+#include "vmm/kvm.h"
+#include "vmm/snapshot.h"
+#include "vmm/version.h"
+#include "vmm/vm.h"
+
+#endif

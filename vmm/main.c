@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/main.c - finds the command and runs it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "vmm/cli.h"
+
+static const struct {
+	const char *name;
+	const char *full; /* what the command calls itself */
+	int (*run)(int argc, char **argv);
+} commands[] = {
+	{"run", "cowslip run", cli_run},
+	{"clone", "cowslip clone", cli_clone},
+	{"image", "cowslip image", cli_image},
+	{"doctor", "cowslip doctor", cli_doctor},
+};
+#define COMMANDS (sizeof(commands) / sizeof(commands[0]))
+
+static const struct argp_option options[] = {CLI_COMMON_OPTIONS};
+
+/* The command stands in `to`: what follows it is its own. */
+static int own_option(void *to, int key, const char *arg)
+{
+	(void)to;
+	(void)key;
+	(void)arg;
+	return -EINVAL;
+}
+
+static int unknown_command(void *to, unsigned index, bool after, const char *arg)
+{
+	(void)to;
+	(void)index;
+	(void)after;
+	cli_error("%s: unknown command; there are run, clone, image, doctor (`cowslip --help`)",
+	          arg);
+	return -EINVAL;
+}
+
+static const struct cli_command top = {
+	.options = options,
+	.args_doc = "COMMAND [ARGUMENT...]",
+	.doc = "Fork virtual machines: boot a guest, save it warm, run clones of it by the hundred "
+	       "that share its memory copy-on-write."
+	       "\v  run KERNEL [-- ARG...]    boot a guest; its console is stdout\n"
+	       "  clone IMAGE               run clones of a saved guest\n"
+	       "  image info|verify IMAGE   look at a saved guest\n"
+	       "  doctor                    what this host offers, what to change\n\n"
+	       "`cowslip COMMAND --help` lists a command's options.\n\n"
+	       "Exit status: the guest's own code; 124 it ran out of time; 125 cowslip failed; "
+	       "126 the guest crashed.",
+	.option = own_option,
+	.argument = unknown_command,
+};
+
+static int run_top(int argc, char **argv)
+{
+	char name[] = "cowslip";
+	enum cli_parsed p;
+
+	if (argc < 2) {
+		cli_error("no command given; there are run, clone, image, doctor "
+		          "(`cowslip --help` says more)");
+		return CLI_FAILED;
+	}
+	argv[0] = name;
+	p = cli_parse(&top, argc, argv, NULL);
+	if (p != CLI_GO)
+		return cli_parsed_status(p);
+	cli_error("no command given; `cowslip --help` lists them");
+	return CLI_FAILED;
+}
+
+/*
+ * A standard descriptor that is closed would be given to the next file opened, and guests' output
+ * would go there. What takes its place can be neither read nor written.
+ */
+static void fill_standard_fds(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+			(void)open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
+int main(int argc, char **argv)
+{
+	fill_standard_fds();
+	/* A closed pipe and a full quota are errors of the write that meets them. */
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
+
+	for (size_t i = 0; argc > 1 && i < COMMANDS; i++) {
+		if (strcmp(argv[1], commands[i].name) == 0) {
+			argv[1] = (char *)(uintptr_t)commands[i].full;
+			return commands[i].run(argc - 1, argv + 1);
+		}
+	}
+	return run_top(argc, argv);
+}

@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/stats.c - sums, percentiles, JSON and tables.
+ *
+ * Invariant: JSON and table say the same, from the same struct; neither computes what the other
+ * does not have.
+ * Does not: measure anything, or decide where the text goes.
+ */
+#include "vmm/stats.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#define US_NS  UINT64_C(1000)
+#define SEC_NS UINT64_C(1000000000)
+#define MIB    (1024.0 * 1024.0)
+
+/* ---- series ---- */
+
+int series_add(struct series *s, uint64_t sample)
+{
+	size_t room = s->room ? 2 * s->room : 64;
+	uint64_t *v;
+
+	if (s->count == s->room) {
+		v = reallocarray(s->v, room, sizeof(*v));
+		if (!v)
+			return -ENOMEM;
+		s->v = v;
+		s->room = room;
+	}
+	s->v[s->count++] = sample;
+	return 0;
+}
+
+static int compare(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
+void series_sort(struct series *s)
+{
+	if (s->count > 1)
+		qsort(s->v, s->count, sizeof(*s->v), compare);
+}
+
+uint64_t series_rank(const struct series *s, unsigned percent)
+{
+	size_t rank = (s->count * percent + 99) / 100;
+
+	return s->count ? s->v[rank ? rank - 1 : 0] : 0;
+}
+
+void series_fini(struct series *s)
+{
+	free(s->v);
+	*s = (struct series){0};
+}
+
+/* ---- gathering ---- */
+
+/* Later minus earlier of two times; 0 when one of them has not happened. */
+static uint64_t span(uint64_t from, uint64_t to)
+{
+	return from && to > from ? to - from : 0;
+}
+
+static void space_add(struct space_stats *sum, const struct space_stats *s)
+{
+	sum->violations += s->violations;
+	sum->events += s->events;
+	sum->nomem += s->nomem;
+	sum->owned_frames += s->owned_frames;
+	sum->owned_committed += s->owned_committed;
+	sum->shared_frames += s->shared_frames;
+	sum->private_frames += s->private_frames;
+	sum->huge_blocks += s->huge_blocks;
+	sum->windows += s->windows;
+}
+
+void stats_run_add(struct stats_run *s, const struct vm_times *times,
+                   const struct space_stats *space, const struct vm_exits *exits)
+{
+	if (s->vms++ == 0) {
+		s->times = *times;
+		s->first = *space;
+	}
+	space_add(&s->sum, space);
+	s->exits.mmio += exits->mmio;
+	s->exits.io += exits->io;
+	s->exits.doorbell += exits->doorbell;
+	s->exits.interrupted += exits->interrupted;
+	s->exits.other += exits->other;
+}
+
+static int add_span(struct series *s, uint64_t from, uint64_t to)
+{
+	return from && to >= from ? series_add(s, to - from) : 0;
+}
+
+int stats_clone_add(struct stats_clone *s, const struct clone_result *r)
+{
+	const struct vm_times *t = &r->times;
+	int err;
+
+	if (!s->sum.fault_path) {
+		s->sum.fault_path = r->space.fault_path;
+		s->sum.fault_why = r->space.fault_why;
+	}
+	space_add(&s->sum, &r->space);
+	s->exits += r->exits;
+	err = add_span(&s->create, t->asked, t->created);
+	if (!err)
+		err = add_span(&s->first_output, t->asked, t->first_output);
+	if (!err)
+		err = add_span(&s->run, t->running, t->ended);
+	return err;
+}
+
+void stats_clone_finish(struct stats_clone *s)
+{
+	series_sort(&s->create);
+	series_sort(&s->first_output);
+	series_sort(&s->run);
+}
+
+void stats_clone_fini(struct stats_clone *s)
+{
+	series_fini(&s->create);
+	series_fini(&s->first_output);
+	series_fini(&s->run);
+}
+
+/* ---- JSON ---- */
+
+/* What is NULL because memory ran out makes the whole NULL: json_pack() sees to it. */
+static json_t *us(uint64_t ns)
+{
+	return json_integer((json_int_t)((ns + US_NS / 2) / US_NS));
+}
+
+static json_t *us_or_null(uint64_t ns)
+{
+	return ns ? us(ns) : json_null();
+}
+
+static json_t *number(uint64_t v)
+{
+	return json_integer((json_int_t)v);
+}
+
+static json_t *text_or_null(const char *text)
+{
+	return text ? json_string(text) : json_null();
+}
+
+static json_t *frames_json(const struct space_stats *s)
+{
+	return json_pack("{s:o, s:o, s:o, s:o, s:o}", "owned", number(s->owned_frames),
+	                 "owned_committed", number(s->owned_committed), "shared",
+	                 number(s->shared_frames), "private", number(s->private_frames),
+	                 "huge_blocks", number(s->huge_blocks));
+}
+
+static json_t *run_pool_json(const struct pool_stats *p)
+{
+	return json_pack("{s:o, s:o, s:o, s:o, s:o}", "used", number(p->used_frames), "peak",
+	                 number(p->peak_frames), "committed", number(p->committed_frames), "limit",
+	                 number(p->limit_frames), "metadata_bytes", number(p->metadata_bytes));
+}
+
+static json_t *run_times_json(const struct stats_run *s)
+{
+	const struct vm_times *t = &s->times;
+
+	return json_pack("{s:o, s:o, s:o, s:o}", "create", us_or_null(span(t->asked, t->created)),
+	                 "first_output", us_or_null(span(t->asked, t->first_output)), "run",
+	                 us_or_null(span(t->running, t->ended)), "total", us(s->total_ns));
+}
+
+static uint64_t all_exits(const struct vm_exits *e)
+{
+	return e->mmio + e->io + e->doorbell + e->interrupted + e->other;
+}
+
+static json_t *run_exits_json(const struct vm_exits *e)
+{
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "mmio", number(e->mmio), "io",
+	                 number(e->io), "doorbell", number(e->doorbell), "interrupted",
+	                 number(e->interrupted), "other", number(e->other), "total",
+	                 number(all_exits(e)));
+}
+
+json_t *stats_run_json(const struct stats_run *s)
+{
+	return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "command",
+	                 "run", "fault_path", text_or_null(s->first.fault_path), "fault_path_why",
+	                 text_or_null(s->first.fault_why), "violations", number(s->sum.violations),
+	                 "events", number(s->sum.events), "nomem", number(s->sum.nomem), "vms",
+	                 number(s->vms), "frames", frames_json(&s->first), "pool",
+	                 run_pool_json(&s->pool), "time_us", run_times_json(s), "exits",
+	                 run_exits_json(&s->exits));
+}
+
+static json_t *series_json(const struct series *s)
+{
+	if (s->count == 0)
+		return json_pack("{s:n, s:n, s:n}", "p50", "p99", "max");
+	return json_pack("{s:o, s:o, s:o}", "p50", us(series_rank(s, 50)), "p99",
+	                 us(series_rank(s, 99)), "max", us(series_rank(s, 100)));
+}
+
+static json_t *clone_times_json(const struct stats_clone *s)
+{
+	return json_pack("{s:o, s:o, s:o, s:o, s:o}", "create", series_json(&s->create),
+	                 "first_output", series_json(&s->first_output), "run", series_json(&s->run),
+	                 "wall", us(s->engine.wall_ns), "total", us(s->total_ns));
+}
+
+static uint64_t clone_count(const struct stats_clone *s)
+{
+	return s->ok + s->failed + s->lost;
+}
+
+static double clones_per_sec(const struct stats_clone *s)
+{
+	uint64_t wall = s->engine.wall_ns;
+
+	return wall ? (double)clone_count(s) * (double)SEC_NS / (double)wall : 0;
+}
+
+static json_t *counts_json(const struct stats_clone *s)
+{
+	return json_pack("{s:o, s:o, s:o, s:o}", "count", number(clone_count(s)), "ok",
+	                 number(s->ok), "failed", number(s->failed), "lost", number(s->lost));
+}
+
+static json_t *memory_json(const struct engine_summary *e)
+{
+	return json_pack("{s:o, s:o, s:o, s:o}", "pss_bytes", number(e->pss_bytes), "private_bytes",
+	                 number(e->private_bytes), "page_table_bytes", number(e->page_table_bytes),
+	                 "alive", number(e->alive));
+}
+
+static json_t *workers_json(const struct stats_clone *s)
+{
+	return json_pack("{s:o, s:o, s:o, s:o}", "started", number(s->engine.workers), "lost",
+	                 number(s->engine.workers_lost), "per_process", number(s->per_process),
+	                 "jobs", number(s->jobs));
+}
+
+static json_t *image_json(const struct snapshot_info *i)
+{
+	return json_pack("{s:o, s:o, s:o}", "ram_bytes", number(i->ram_bytes), "data_bytes",
+	                 number(i->data_bytes), "frames", number(i->data_bytes >> MM_PAGE_SHIFT));
+}
+
+/* Committed frames and metadata are not summed over workers: nobody asked them. */
+static json_t *clone_pool_json(const struct engine_summary *e)
+{
+	return json_pack("{s:o, s:o}", "used", number(e->pool_used_frames), "limit",
+	                 number(e->pool_limit_frames));
+}
+
+json_t *stats_clone_json(const struct stats_clone *s)
+{
+	return json_pack(
+		"{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:o, s:o, s:o, s:{s:o}}",
+		"command", "clone", "fault_path", text_or_null(s->sum.fault_path), "fault_path_why",
+		text_or_null(s->sum.fault_why), "violations", number(s->sum.violations), "events",
+		number(s->sum.events), "nomem", number(s->sum.nomem), "clones", counts_json(s),
+		"frames", frames_json(&s->sum), "pool", clone_pool_json(&s->engine), "time_us",
+		clone_times_json(s), "clones_per_sec", clones_per_sec(s), "memory",
+		memory_json(&s->engine), "workers", workers_json(s), "image", image_json(&s->image),
+		"exits", "total", number(s->exits));
+}
+
+/* ---- tables ---- */
+
+static double ms(uint64_t ns)
+{
+	return (double)ns / 1e6;
+}
+
+static double frames_mib(uint64_t frames)
+{
+	return (double)(frames << MM_PAGE_SHIFT) / MIB;
+}
+
+static void put_path(const struct space_stats *s, FILE *to)
+{
+	if (s->fault_path)
+		fprintf(to, "fault path     %s: %s\n", s->fault_path,
+		        s->fault_why ? s->fault_why : "no reason given");
+}
+
+static void put_frames(const struct space_stats *s, FILE *to)
+{
+	fprintf(to,
+	        "guest memory   shared %.1f MiB, private %.1f MiB, owned %.1f MiB (used %.1f)\n",
+	        frames_mib(s->shared_frames), frames_mib(s->private_frames),
+	        frames_mib(s->owned_frames), frames_mib(s->owned_committed));
+}
+
+static void put_violations(const struct space_stats *s, FILE *to)
+{
+	fprintf(to,
+	        "violations     %" PRIu64 " resolved by us, from %" PRIu64
+	        " events; out of memory %" PRIu64 "\n",
+	        s->violations, s->events, s->nomem);
+}
+
+void stats_run_text(const struct stats_run *s, FILE *to)
+{
+	const struct vm_times *t = &s->times;
+
+	fprintf(to, "virtual machines %" PRIu64 "\n", s->vms);
+	fprintf(to,
+	        "time           create %.2f ms, first output %.2f ms, run %.2f ms, total %.2f ms\n",
+	        ms(span(t->asked, t->created)), ms(span(t->asked, t->first_output)),
+	        ms(span(t->running, t->ended)), ms(s->total_ns));
+	put_frames(&s->first, to);
+	fprintf(to, "pool           %.1f MiB used, %.1f MiB at most, %.1f MiB allowed\n",
+	        frames_mib(s->pool.used_frames), frames_mib(s->pool.peak_frames),
+	        frames_mib(s->pool.limit_frames));
+	put_violations(&s->sum, to);
+	fprintf(to, "VM exits       %" PRIu64 ", of them doorbell %" PRIu64 "\n",
+	        all_exits(&s->exits), s->exits.doorbell);
+	put_path(&s->first, to);
+}
+
+static void put_series(const char *name, const struct series *s, FILE *to)
+{
+	if (s->count)
+		fprintf(to, "%-14s p50 %.2f ms, p99 %.2f ms, max %.2f ms\n", name,
+		        ms(series_rank(s, 50)), ms(series_rank(s, 99)), ms(series_rank(s, 100)));
+	else
+		fprintf(to, "%-14s none\n", name);
+}
+
+static void put_memory(const struct engine_summary *e, FILE *to)
+{
+	if (e->alive)
+		fprintf(to,
+		        "workers' PSS   %.1f MiB for %u clones alive at once (%.1f MiB private, "
+		        "%.1f MiB page tables)\n",
+		        (double)e->pss_bytes / MIB, e->alive, (double)e->private_bytes / MIB,
+		        (double)e->page_table_bytes / MIB);
+}
+
+void stats_clone_text(const struct stats_clone *s, FILE *to)
+{
+	fprintf(to,
+	        "clones         %" PRIu64 ": %" PRIu64 " ok, %" PRIu64 " failed, %" PRIu64
+	        " lost\n",
+	        clone_count(s), s->ok, s->failed, s->lost);
+	fprintf(to, "wall time      %.1f ms, %.0f clones/s, %u workers (%u lost), %u at a time\n",
+	        ms(s->engine.wall_ns), clones_per_sec(s), s->engine.workers, s->engine.workers_lost,
+	        s->jobs);
+	put_series("create", &s->create, to);
+	put_series("first output", &s->first_output, to);
+	put_series("run", &s->run, to);
+	put_frames(&s->sum, to);
+	put_memory(&s->engine, to);
+	put_violations(&s->sum, to);
+	put_path(&s->sum, to);
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/stats.h - what a run or a set of clones has cost: gathered, summed, told as JSON or a table.
+ *
+ * JSON of `run` (one object; times in whole microseconds, null for what has not happened):
+ *
+ *     command        "run"
+ *     fault_path     "kernel" or "uffd"; fault_path_why: a sentence. Of the first VM
+ *     violations     that reached us, over all VMs: on the kernel path none does
+ *     events         messages read from the fault path, over all VMs
+ *     nomem          violations that found no frame, over all VMs
+ *     vms            how many ran: 1, and those the guest forked
+ *     frames         of 4 KiB, of the first VM when it ended: owned (handed out by the pool),
+ *                    owned_committed (with memory behind them), shared (of an image), private
+ *                    (copied on write), huge_blocks (2 MiB each)
+ *     pool           frames: used and committed when the first VM ended, peak of the whole run,
+ *                    limit; metadata_bytes
+ *     time_us        of the first VM: create, first_output (since it was asked for), run; and
+ *                    total, from start to end of the command
+ *     exits          over all VMs: mmio, io, doorbell, interrupted, other, total
+ *
+ * JSON of `clone`: command "clone", fault_path and fault_path_why (of the first clone to end),
+ * violations, events, nomem and frames as above, each summed over all clones, and
+ *
+ *     pool           frames: used, limit, of the pools of all workers
+ *     exits          total
+ *     clones         count (with those that clones forked), ok, failed, lost
+ *     time_us        create, first_output and run are {"p50", "p99", "max"} over all clones,
+ *                    by nearest rank; wall: from the first worker's start to the last clone's
+ *                    end; total
+ *     clones_per_sec count / wall
+ *     memory         pss_bytes, private_bytes, page_table_bytes of all workers, and alive: how
+ *                    many clones were alive when they were taken. Zero without --hold
+ *     workers        started, lost, per_process, jobs
+ *     image          ram_bytes, data_bytes (non-zero pages it holds), frames (data_bytes / 4096)
+ *
+ * Concurrency: none; one thread.
+ */
+#ifndef COWSLIP_VMM_STATS_H
+#define COWSLIP_VMM_STATS_H
+
+#include <jansson.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "mm/pool.h"
+#include "mm/space.h"
+#include "vmm/engine.h"
+#include "vmm/snapshot.h"
+#include "vmm/vm.h"
+
+/* Growing array of samples. Zeroed: empty. */
+struct series {
+	uint64_t *v;
+	size_t count;
+	size_t room;
+};
+
+/* Return: 0; -ENOMEM, then the sample is not in it. */
+int series_add(struct series *s, uint64_t sample);
+
+/* Put the samples in order, as series_rank() wants them. */
+void series_sort(struct series *s);
+
+/*
+ * The sample at or below which `percent` (1..100) of all lie, by nearest rank. Of a sorted series;
+ * 0 when it is empty.
+ */
+uint64_t series_rank(const struct series *s, unsigned percent);
+
+void series_fini(struct series *s);
+
+/* Of `run`. Zeroed: nothing has run. */
+struct stats_run {
+	uint64_t vms;
+	struct vm_times times;    /* of the first VM */
+	struct space_stats first; /* of the first VM */
+	struct space_stats sum;   /* counters over all VMs; the strings are NULL */
+	struct vm_exits exits;    /* over all VMs */
+	struct pool_stats pool;
+	uint64_t total_ns;
+};
+
+/* Count one VM that has ended. */
+void stats_run_add(struct stats_run *s, const struct vm_times *times,
+                   const struct space_stats *space, const struct vm_exits *exits);
+
+/* Return: a new reference, NULL when there is no memory. */
+json_t *stats_run_json(const struct stats_run *s);
+void stats_run_text(const struct stats_run *s, FILE *to);
+
+/* Of `clone`. Zeroed: nothing has run. */
+struct stats_clone {
+	uint64_t ok, failed, lost;
+	struct series create, first_output, run; /* ns; clones to which it happened */
+	struct space_stats sum;                  /* the strings are the first clone's */
+	uint64_t exits;
+	struct engine_summary engine;
+	struct snapshot_info image;
+	unsigned jobs, per_process;
+	uint64_t total_ns;
+};
+
+/* Count the cost of one clone that has ended; not how it ended. Return: 0; -ENOMEM. */
+int stats_clone_add(struct stats_clone *s, const struct clone_result *r);
+
+/* Call series_sort() on the series first: stats_clone_finish() does. */
+void stats_clone_finish(struct stats_clone *s);
+json_t *stats_clone_json(const struct stats_clone *s);
+void stats_clone_text(const struct stats_clone *s, FILE *to);
+void stats_clone_fini(struct stats_clone *s);
+
+#endif
