@@ -34,7 +34,8 @@ struct fault_ops {
 
 	/*
 	 * Nothing is armed any more; whoever waited is let go and finds zero memory where
-	 * nothing was mapped. Any thread, the path's own included; only detach may follow.
+	 * nothing was mapped. Any thread, the path's own included; only detach may follow. No
+	 * lock held.
 	 */
 	void (*let_go)(struct space *s);
 
@@ -65,10 +66,11 @@ extern const struct fault_ops fault_uffd;
 
 /* What a path keeps in its space. */
 struct fault_state {
-	_Atomic int uffd; /* -1: none */
-	int stop;         /* eventfd, -1: none */
+	int uffd; /* -1: none */
+	int stop; /* eventfd, -1: none */
 	pthread_t thread;
 	bool running;
+	bool gone; /* let go: nothing is armed any more (space's lock) */
 };
 
 /*

@@ -78,6 +78,8 @@ static int uffd_arm(struct space *s, struct gpa_range r)
 		.mode = UFFDIO_REGISTER_MODE_MISSING,
 	};
 
+	if (s->fault.gone)
+		return -ESHUTDOWN;
 	return ioctl(s->fault.uffd, UFFDIO_REGISTER, &reg) < 0 ? -errno : 0;
 }
 
@@ -182,21 +184,54 @@ static void *handler(void *arg)
 	}
 }
 
-/* Closing the descriptor unregisters everything and wakes everyone. */
+/* What may still be armed of a block; size 0: nothing. */
+static struct gpa_range armed_range(const struct space *s, size_t index)
+{
+	const struct block *b = &s->blocks[index];
+	struct gpa_range r = block_range(s, index);
+	uint64_t skip = (uint64_t)b->mapped << MM_PAGE_SHIFT;
+
+	if (r.size == 0 || !(block_undecided(b) || b->partial))
+		return (struct gpa_range){r.start, 0};
+	return (struct gpa_range){{r.start.v + skip}, r.size - skip};
+}
+
+/*
+ * Disarming wakes who waits. Closing the descriptor would not do: the handler asleep in poll()
+ * keeps the file open, and so does a process forked meanwhile. Mappings of image files
+ * refuse to be disarmed, so a range with one of them in it is left out.
+ */
 static void uffd_let_go(struct space *s)
 {
-	int fd = atomic_exchange(&s->fault.uffd, -1);
+	struct gpa_range armed = {{0}, 0};
 
-	if (fd >= 0)
-		close(fd);
+	lock_take(&s->lock);
+	s->fault.gone = true;
+	for (size_t i = 0; i < s->block_count; i++) {
+		struct gpa_range r = armed_range(s, i);
+
+		if (r.size == 0)
+			continue;
+		if (armed.size > 0 && gpa_range_end(armed) == r.start.v) {
+			armed.size += r.size;
+			continue;
+		}
+		if (armed.size > 0)
+			(void)uffd_disarm(s, armed);
+		armed = r;
+	}
+	if (armed.size > 0)
+		(void)uffd_disarm(s, armed);
+	lock_drop(&s->lock);
 }
 
 static void close_fds(struct space *s)
 {
-	uffd_let_go(s);
 	if (s->fault.stop >= 0)
 		close(s->fault.stop);
-	s->fault.stop = -1;
+	if (s->fault.uffd >= 0)
+		close(s->fault.uffd);
+	s->fault.stop = s->fault.uffd = -1;
 }
 
 static int uffd_attach(struct space *s)
@@ -236,6 +271,7 @@ static void uffd_detach(struct space *s)
 		CHECK(write(s->fault.stop, &one, sizeof(one)) == sizeof(one));
 		pthread_join(s->fault.thread, NULL);
 		s->fault.running = false;
+		uffd_let_go(s);
 	}
 	close_fds(s);
 }

@@ -51,16 +51,16 @@ static uint64_t order_bytes(unsigned order)
 static int map_alias(struct pool *p)
 {
 	size_t size = align_up(p->store.size, MM_BLOCK_SIZE) + MM_BLOCK_SIZE;
-	uint8_t *room = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-	                     -1, 0);
+	uint8_t *room =
+		mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	uint8_t *at, *end;
 
 	if (room == MAP_FAILED)
 		return -errno;
 	at = (uint8_t *)(uintptr_t)align_up((uintptr_t)room, MM_BLOCK_SIZE);
 	end = at + align_up(p->store.size, MM_BLOCK_SIZE);
-	if (mmap(at, p->store.size, PROT_READ | PROT_WRITE,
-	         MAP_SHARED | MAP_FIXED | MAP_NORESERVE, p->store.fd, 0) == MAP_FAILED) {
+	if (mmap(at, p->store.size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
+	         p->store.fd, 0) == MAP_FAILED) {
 		int r = -errno;
 
 		munmap(room, size);

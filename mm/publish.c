@@ -156,6 +156,16 @@ static bool is_scrappy(const struct space *s, const struct plan *p, struct gpa_r
 	return runs >= WHOLE_RUNS || pages >= WHOLE_PAGES;
 }
 
+/* A whole block must not take the frames that the private pages of all others need. */
+static bool affords_whole(const struct space *s, const struct plan *p)
+{
+	struct pool_stats st;
+
+	pool_stats(s->pool, &st);
+	return st.limit_frames - st.used_frames - st.retired_frames >=
+	       MM_BLOCK_PAGES + page_runs_pages(&p->private);
+}
+
 /* A block for which there are no frames is left to be packed. */
 static void own_scrappy_blocks(struct space *s, const struct plan *p)
 {
@@ -168,7 +178,8 @@ static void own_scrappy_blocks(struct space *s, const struct plan *p)
 		while (run < p->private.count &&
 		       gpa_range_end(run_range(s, &p->private.run[run])) <= ram.start.v)
 			run++;
-		if (b->state == BLOCK_SHARED && !b->partial && is_scrappy(s, p, ram, run))
+		if (b->state == BLOCK_SHARED && !b->partial && is_scrappy(s, p, ram, run) &&
+		    affords_whole(s, p))
 			(void)own_block(s, b, p, run);
 	}
 }

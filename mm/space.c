@@ -278,8 +278,9 @@ int space_create(const struct space_config *c, struct space **out)
 	r = take_regions(s, c);
 	if (r)
 		goto fail;
+	/* Whole blocks are counted: RAM that ends inside one must not run into its own size. */
 	s->limit_frames =
-		c->limit_frames ? c->limit_frames : (uint64_t)s->block_count << MM_BLOCK_ORDER;
+		limit_binds(s, c) ? c->limit_frames : (uint64_t)s->block_count << MM_BLOCK_ORDER;
 	/*
 	 * The window first: one too large for the host is refused before its block table is made.
 	 */

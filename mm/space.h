@@ -162,7 +162,8 @@ void space_release(struct hold *h);
  * space goes on as a clone of it. OWNED blocks change hands without a copy; private pages are
  * copied, packed, into fresh frames. `state` is kept with the image.
  * Return: 0; -EBUSY while holds are out; -ENOMEM (frames, host memory); -errno of reading
- * pagemap. On failure the space is as before.
+ * pagemap. On failure the space's contents are as before; blocks that are mostly private may have
+ * been copied whole and so have become OWNED.
  */
 int space_publish(struct space *s, const void *state, size_t state_size, struct image **out);
 
