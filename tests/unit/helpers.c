@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: MIT
+#include "tests/unit/helpers.h"
+
+#include <criterion/hooks.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "mm/fault.h"
+#include "mm/space_internal.h"
+
+void require_path(enum fault_choice faults)
+{
+	int fd;
+
+	if (faults != FAULTS_UFFD)
+		return;
+	fd = fault_uffd_open();
+	if (fd < 0)
+		cr_skip_test("userfaultfd: %s", strerror(-fd));
+	close(fd);
+}
+
+/* splitmix64: any seed will do, also 0. */
+uint64_t rng_next(struct rng *r)
+{
+	uint64_t z = (r->s += UINT64_C(0x9e3779b97f4a7c15));
+
+	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+	return z ^ (z >> 31);
+}
+
+uint64_t rng_below(struct rng *r, uint64_t n)
+{
+	return rng_next(r) % n;
+}
+
+uint64_t test_seed(void)
+{
+	const char *text = getenv("COWSLIP_SEED");
+	struct timespec now;
+	uint64_t seed;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	seed = text ? strtoull(text, NULL, 0) : (uint64_t)now.tv_sec * 1000000007u + now.tv_nsec;
+	fprintf(stderr, "COWSLIP_SEED=%" PRIu64 "\n", seed);
+	return seed;
+}
+
+struct pool *new_pool(uint64_t bytes)
+{
+	struct pool *p = NULL;
+
+	cr_assert_eq(pool_create(bytes, &p), 0);
+	return p;
+}
+
+struct ram_region ram_at(uint64_t start, uint64_t size, enum page_size page_size)
+{
+	struct ram_region r = {.page_size = page_size};
+
+	cr_assert_eq(gpa_range_make(start, size, PAGE, &r.range), 0);
+	return r;
+}
+
+struct space *make_space(const struct space_config *config)
+{
+	struct space *s = NULL;
+	int e = space_create(config, &s);
+
+	cr_assert_eq(e, 0, "space_create: %s", strerror(-e));
+	return s;
+}
+
+struct space *new_space(struct pool *pool, uint64_t bytes, enum fault_choice faults)
+{
+	struct ram_region ram = ram_at(0, bytes, PAGE_SIZE_AUTO);
+
+	return make_space(&(struct space_config){
+		.pool = pool, .ram = &ram, .ram_count = 1, .faults = faults});
+}
+
+struct space *new_clone(struct pool *pool, struct image *image, enum fault_choice faults)
+{
+	return make_space(&(struct space_config){.pool = pool, .image = image, .faults = faults});
+}
+
+struct image *publish(struct space *s)
+{
+	struct image *image = NULL;
+	int e = space_publish(s, NULL, 0, &image);
+
+	cr_assert_eq(e, 0, "space_publish: %s", strerror(-e));
+	return image;
+}
+
+void put(struct space *s, uint64_t gpa, uint64_t value)
+{
+	int e = space_write(s, (gpa_t){gpa}, &value, sizeof(value));
+
+	cr_assert_eq(e, 0, "space_write at %#" PRIx64 ": %s", gpa, strerror(-e));
+}
+
+uint64_t get(struct space *s, uint64_t gpa)
+{
+	uint64_t value = 0;
+	int e = space_read(s, (gpa_t){gpa}, &value, sizeof(value));
+
+	cr_assert_eq(e, 0, "space_read at %#" PRIx64 ": %s", gpa, strerror(-e));
+	return value;
+}
+
+static _Atomic uint64_t *guest_word(const struct space *s, uint64_t gpa)
+{
+	return (_Atomic uint64_t *)space_hva(s, (gpa_t){gpa}).v;
+}
+
+void guest_store(struct space *s, uint64_t gpa, uint64_t value)
+{
+	atomic_store_explicit(guest_word(s, gpa), value, memory_order_relaxed);
+}
+
+uint64_t guest_load(struct space *s, uint64_t gpa)
+{
+	return atomic_load_explicit(guest_word(s, gpa), memory_order_relaxed);
+}
+
+void tag_pages(struct space *s, uint64_t gpa, uint64_t size, uint64_t tag)
+{
+	for (uint64_t at = gpa; at < gpa + size; at += PAGE)
+		put(s, at, tag + (at >> MM_PAGE_SHIFT));
+}
+
+void expect_tags(struct space *s, uint64_t gpa, uint64_t size, uint64_t tag)
+{
+	for (uint64_t at = gpa; at < gpa + size; at += PAGE)
+		cr_assert_eq(get(s, at), tag + (at >> MM_PAGE_SHIFT), "at %#" PRIx64, at);
+}
+
+size_t first_nonzero(const void *p, size_t size)
+{
+	const uint8_t *b = p;
+
+	if (size == 0 || (b[0] == 0 && memcmp(b, b + 1, size - 1) == 0))
+		return size;
+	for (size_t i = 0; i < size; i++)
+		if (b[i])
+			return i;
+	return size;
+}
+
+void expect_zero(struct space *s, uint64_t gpa, uint64_t size)
+{
+	uint8_t buf[4096];
+
+	for (uint64_t done = 0; done < size; done += sizeof(buf)) {
+		size_t n = (size_t)min_u64(size - done, sizeof(buf));
+
+		cr_assert_eq(space_read(s, (gpa_t){gpa + done}, buf, n), 0);
+		cr_assert_eq(first_nonzero(buf, n), n, "not zero in page %#" PRIx64, gpa + done);
+	}
+}
+
+static struct pool_stats stats_of(struct pool *p)
+{
+	struct pool_stats st;
+
+	pool_stats(p, &st);
+	return st;
+}
+
+uint64_t used_frames(struct pool *p)
+{
+	return stats_of(p).used_frames;
+}
+
+uint64_t committed_frames(struct pool *p)
+{
+	return stats_of(p).committed_frames;
+}
+
+uint64_t private_frames(struct space *s)
+{
+	struct space_stats st;
+
+	cr_assert_eq(space_stats(s, &st), 0);
+	return st.private_frames;
+}
+
+/* --- recounting ------------------------------------------------------------------------------ */
+
+struct recount {
+	struct pool *pool;
+	uint32_t *refs; /* by head */
+	uint64_t frames;
+	uint64_t used;
+};
+
+/* One more reference on the block that holds `f`. */
+static const char *recount_add(struct recount *c, frame_t f)
+{
+	int order = pool_order(c->pool, f);
+	uint32_t head;
+
+	if (order < 0 || f.n >= c->frames)
+		return "a free block is named";
+	head = (uint32_t)align_down(f.n, UINT64_C(1) << order);
+	if (c->refs[head]++ == 0)
+		c->used += UINT64_C(1) << order;
+	return NULL;
+}
+
+static const char *recount_image(struct recount *c, const struct image *image)
+{
+	size_t n;
+	const struct extent *e = image_extents(image, &n);
+	const char *wrong = image_audit(image) ? "image audit" : NULL;
+
+	for (size_t i = 0; i < n && !wrong; i++)
+		if (e[i].store == pool_store(c->pool))
+			wrong = recount_add(c, e[i].frame);
+	return wrong;
+}
+
+static const char *recount_space(struct recount *c, struct space *s)
+{
+	const char *wrong = space_audit(s) ? "space audit" : NULL;
+
+	for (size_t i = 0; i < s->block_count && !wrong; i++)
+		if (s->blocks[i].state == BLOCK_OWNED)
+			wrong = recount_add(c, s->blocks[i].frame);
+	return wrong;
+}
+
+/* The k-th image anybody of the world holds, with repeats. */
+static struct image *nth_image(const struct world *w, size_t k)
+{
+	if (k < w->image_count)
+		return w->images[k];
+	return w->spaces[k - w->image_count] ? space_image(w->spaces[k - w->image_count]) : NULL;
+}
+
+/* Each image once, with its own count compared to how often it is held. */
+static const char *recount_images(struct recount *c, const struct world *w)
+{
+	size_t total = w->image_count + w->space_count;
+	const char *wrong = NULL;
+
+	for (size_t k = 0; k < total && !wrong; k++) {
+		struct image *image = nth_image(w, k);
+		uint32_t held = 0;
+		bool seen = false;
+
+		for (size_t j = 0; j < total && image; j++) {
+			bool same = nth_image(w, j) == image;
+
+			held += same;
+			seen |= same && j < k;
+		}
+		if (!image || seen)
+			continue;
+		wrong = recount_image(c, image);
+		if (!wrong && image_refs(image) != held)
+			wrong = "an image's count";
+	}
+	return wrong;
+}
+
+static const char *compare(const struct recount *c)
+{
+	for (uint32_t n = 0; n < c->frames; n++) {
+		if (c->refs[n] && pool_refs(c->pool, (frame_t){n}) != c->refs[n]) {
+			fprintf(stderr, "frame %u: counted %u, pool says %u\n", n, c->refs[n],
+			        pool_refs(c->pool, (frame_t){n}));
+			return "a block's count";
+		}
+	}
+	return c->used == used_frames(c->pool) ? NULL : "frames nobody names are in use";
+}
+
+const char *world_check(const struct world *w)
+{
+	struct recount c = {.pool = w->pool, .frames = stats_of(w->pool).limit_frames};
+	const char *wrong = pool_audit(w->pool) ? "pool audit" : NULL;
+
+	c.refs = calloc(c.frames, sizeof(*c.refs));
+	cr_assert_not_null(c.refs);
+	for (size_t i = 0; i < w->space_count && !wrong; i++)
+		if (w->spaces[i])
+			wrong = recount_space(&c, w->spaces[i]);
+	if (!wrong)
+		wrong = recount_images(&c, w);
+	if (!wrong)
+		wrong = compare(&c);
+	free(c.refs);
+	return wrong;
+}
+
+void expect_sound(const struct world *w)
+{
+	const char *wrong = world_check(w);
+
+	cr_assert_null(wrong, "%s", wrong);
+}
+
+void expect_all_gone(struct pool *p)
+{
+	struct pool_stats st = stats_of(p);
+
+	cr_assert_eq(pool_audit(p), 0);
+	cr_assert_eq(st.used_frames, 0, "%" PRIu64 " frames leaked", st.used_frames);
+	cr_assert_eq(st.retired_frames, 0);
+	cr_assert_eq(st.committed_frames, 0, "%" PRIu64 " frames not given back",
+	             st.committed_frames);
+	pool_put(p);
+}
+
+#ifdef __SANITIZE_THREAD__
+/*
+ * A thread that touches a window waits in the kernel until the handler has mapped what it needs.
+ * ThreadSanitizer takes a mapping call for a write to all of the range and cannot see that order.
+ */
+const char *__tsan_default_suppressions(void);
+const char *__tsan_default_suppressions(void)
+{
+	return "race:map_fixed\n";
+}
+#endif
+
+#ifdef __SANITIZE_ADDRESS__
+/*
+ * Leaks are looked for in the processes that run tests, not in the one that starts them:
+ * libcriterion itself loses a few bytes there.
+ */
+static bool is_runner;
+
+ReportHook(PRE_ALL)(struct criterion_test_set *tests)
+{
+	(void)tests;
+	is_runner = true;
+}
+
+int __lsan_is_turned_off(void);
+int __lsan_is_turned_off(void)
+{
+	return is_runner;
+}
+#endif

@@ -1,0 +1,678 @@
+// SPDX-License-Identifier: MIT
+/*
+ * tests/unit/test_inject.c - every call that may fail is made to fail, one at a time.
+ *
+ * A scenario builds a small world, and acts. For k = 1, 2, ... the world is built anew and the k-th
+ * step of the act fails. Then either the act reports an error, and nothing may have changed:
+ * audits, frames in use, every byte of every space; and the act succeeds when done again. Or it
+ * succeeds all the same (it could do without), and must have done all of its work. The loop ends
+ * when the act has fewer than k steps; the calls it must have met by then are part of the scenario.
+ */
+#include <criterion/criterion.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mm/pagemap.h"
+#include "mm/space.h"
+#include "mm/space_internal.h"
+#include "tests/unit/helpers.h"
+#include "tests/unit/inject.h"
+
+#define MET(call) (1u << INJECT_##call)
+#define PAGES     1537u /* three blocks and a page */
+#define RAM       (PAGES * PAGE)
+#define STEPS_MAX 400u
+/* Every step; where threads are what is looked at, some of them. */
+#define STRIDE (SLOWDOWN > 10 ? 5u : 1u)
+
+enum { SPACES = 2 };
+
+/* What the tests expect the first word of each page to be; all else is zero. */
+struct memory {
+	uint64_t word[PAGES];
+};
+
+struct env {
+	const struct scenario *sc;
+	struct pool *pool;
+	struct space *s[SPACES];
+	struct memory want[SPACES];
+	struct image *image; /* what s[1] is, or will be, a clone of */
+	struct image *out;   /* published by the act */
+};
+
+struct scenario {
+	const char *name;
+	enum page_size page_size;
+	enum fault_choice faults;
+	void (*build)(struct env *e);
+	/* 0 or -errno; leaves its results in the env. */
+	int (*act)(struct env *e);
+	unsigned meets; /* calls that must have been made to fail */
+	unsigned least; /* steps there must have been */
+	unsigned touch; /* page, for acts that touch one */
+	bool populate;
+	/* A failed act may leave a block OWNED that was not: within the limit, counted, as good. */
+	bool may_own;
+};
+
+/* --- worlds ---------------------------------------------------------------------------------- */
+
+static struct space_config fresh_config(const struct env *e, const struct ram_region *ram)
+{
+	return (struct space_config){.pool = e->pool,
+	                             .ram = ram,
+	                             .ram_count = 1,
+	                             .faults = e->sc->faults,
+	                             .populate = e->sc->populate};
+}
+
+static void store(struct env *e, unsigned i, unsigned page, uint64_t value)
+{
+	put(e->s[i], page * PAGE, value);
+	e->want[i].word[page] = value;
+}
+
+static void build_nothing(struct env *e)
+{
+	(void)e;
+}
+
+static void build_fresh(struct env *e)
+{
+	struct ram_region ram = ram_at(0, RAM, e->sc->page_size);
+	struct space_config c = fresh_config(e, &ram);
+
+	e->s[0] = make_space(&c);
+}
+
+/* Every block has been touched, none by more than a cluster. */
+static void build_written(struct env *e)
+{
+	build_fresh(e);
+	for (unsigned page = 5; page < PAGES; page += 300)
+		store(e, 0, page, page);
+}
+
+/* The first block has a cluster; the next touch asks for a larger one. */
+static void build_cluster(struct env *e)
+{
+	build_fresh(e);
+	store(e, 0, 200, 1);
+}
+
+/* The next touch of the first block makes it whole. */
+static void build_clusters(struct env *e)
+{
+	build_cluster(e);
+	store(e, 0, 400, 2);
+}
+
+/* An image with holes between its extents; what it was made from is gone. */
+static void build_image(struct env *e)
+{
+	static const unsigned pages[] = {3, 4, 100, 101, 102, 300, 511, 1500};
+
+	e->s[1] = new_space(e->pool, RAM, FAULTS_UFFD);
+	e->image = publish(e->s[1]);
+	space_destroy(e->s[1]);
+	e->s[1] = new_clone(e->pool, e->image, FAULTS_KERNEL);
+	for (size_t i = 0; i < sizeof(pages) / sizeof(pages[0]); i++)
+		store(e, 1, pages[i], 900 + pages[i]);
+	image_put(e->image);
+	e->image = publish(e->s[1]);
+	space_destroy(e->s[1]);
+	e->s[1] = NULL;
+}
+
+static void build_clone(struct env *e)
+{
+	build_image(e);
+	e->s[1] = new_clone(e->pool, e->image, e->sc->faults);
+}
+
+/* A clone with one private page here and there, and runs of them. */
+static void build_private(struct env *e)
+{
+	build_written(e);
+	e->image = publish(e->s[0]);
+	memcpy(&e->want[1], &e->want[0], sizeof(e->want[1]));
+	e->s[1] = new_clone(e->pool, e->image, e->sc->faults);
+	for (unsigned page = 0; page < 40; page += 4)
+		store(e, 1, page, 7000 + page);
+	for (unsigned page = 600; page < 620; page++)
+		store(e, 1, page, 7000 + page);
+}
+
+/* The same and a block with more private runs than is worth packing. */
+static void build_scrappy(struct env *e)
+{
+	build_private(e);
+	for (unsigned page = 1024; page < 1536; page += 3)
+		store(e, 1, page, 8000 + page);
+}
+
+/* A clone of an image that knows only one of its blocks; it has made the others its own. */
+static void build_mixed(struct env *e)
+{
+	struct space *t;
+
+	require_path(FAULTS_UFFD);
+	t = new_space(e->pool, RAM, FAULTS_UFFD);
+	put(t, 5 * PAGE, 55);
+	e->image = publish(t);
+	space_destroy(t);
+	e->s[1] = new_clone(e->pool, e->image, e->sc->faults);
+	e->want[1].word[5] = 55;
+	for (unsigned page = 0; page < 20; page += 4)
+		store(e, 1, page, 7000 + page);
+	store(e, 1, 700, 71);
+	store(e, 1, PAGES - 1, 72);
+}
+
+static void env_open(struct env *e, const struct scenario *sc)
+{
+	memset(e, 0, sizeof(*e));
+	e->sc = sc;
+	e->pool = new_pool(32 * MIB);
+	sc->build(e);
+}
+
+static void env_audit(const struct env *e)
+{
+	struct image *images[] = {e->image, e->out};
+
+	expect_sound(&(struct world){e->pool, e->s, SPACES, images, 2});
+}
+
+/* Blocks of all spaces that are OWNED. */
+static uint64_t owned_blocks(const struct env *e)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < SPACES; i++)
+		for (unsigned page = 0; e->s[i] && page < PAGES; page += 512)
+			n += space_block_state(e->s[i], (gpa_t){page * PAGE}) == BLOCK_OWNED;
+	return n;
+}
+
+static void expect_memory(struct space *s, const struct memory *want)
+{
+	uint64_t page[PAGE / 8];
+
+	for (unsigned i = 0; i < PAGES; i++) {
+		cr_assert_eq(space_read(s, (gpa_t){i * PAGE}, page, PAGE), 0);
+		cr_assert_eq(page[0], want->word[i], "page %u: %lu, not %lu", i,
+		             (unsigned long)page[0], (unsigned long)want->word[i]);
+		cr_assert_eq(first_nonzero(page + 1, PAGE - 8), PAGE - 8, "page %u", i);
+	}
+}
+
+static void expect_contents(const struct env *e)
+{
+	for (unsigned i = 0; i < SPACES; i++)
+		if (e->s[i])
+			expect_memory(e->s[i], &e->want[i]);
+	if (e->out) {
+		struct space *clone = new_clone(e->pool, e->out, FAULTS_KERNEL);
+
+		expect_memory(clone, &e->want[e->image ? 1 : 0]);
+		space_destroy(clone);
+	}
+}
+
+/* Everything can still be written to and taken down; no frame is left. */
+static void env_close(struct env *e)
+{
+	struct pool_stats st;
+
+	for (unsigned i = 0; i < SPACES; i++) {
+		for (unsigned page = 0; e->s[i] && page < PAGES; page += 7)
+			store(e, i, page, page + 1);
+		if (e->s[i])
+			expect_memory(e->s[i], &e->want[i]);
+	}
+	env_audit(e);
+	for (unsigned i = 0; i < SPACES; i++)
+		space_destroy(e->s[i]);
+	image_put(e->image);
+	image_put(e->out);
+	pool_stats(e->pool, &st);
+	cr_assert_eq(st.retired_frames, 0);
+	expect_all_gone(e->pool);
+}
+
+static int act_publish(struct env *e);
+
+/* --- the loop -------------------------------------------------------------------------------- */
+
+static void check_failed(struct env *e, unsigned k, int r, uint64_t used, uint64_t owned)
+{
+	const char *call = inject_name(inject_failed_call());
+	uint64_t now = used_frames(e->pool), grown = 512 * (owned_blocks(e) - owned);
+
+	cr_assert_null(e->out, "%s: step %u, %s", e->sc->name, k, call);
+	if (!e->sc->may_own)
+		cr_assert_eq(grown, 0, "%s: step %u, %s: a block changed", e->sc->name, k, call);
+	cr_assert_eq(now, used + grown, "%s: step %u, %s failed (%d): %lu frames were %lu",
+	             e->sc->name, k, call, r, (unsigned long)now, (unsigned long)used);
+	env_audit(e);
+	expect_contents(e);
+	/* A block left half way would lose this. */
+	for (unsigned i = 0; i < SPACES && e->sc->act == act_publish; i++)
+		for (unsigned page = 8; e->s[i] && page < PAGES; page += 76) {
+			struct violation v = {{page * PAGE}, ACCESS_WRITE};
+
+			cr_assert_eq(space_violation(e->s[i], v), OUTCOME_RESOLVED);
+			store(e, i, page, page + 3);
+		}
+	r = e->sc->act(e);
+	cr_assert_eq(r, 0, "%s: step %u, %s failed; done again: %s", e->sc->name, k, call,
+	             strerror(-r));
+}
+
+/* Return: true when the act has fewer than k steps. */
+static bool fail_step(const struct scenario *sc, unsigned k, unsigned *met)
+{
+	static struct env e;
+	uint64_t used, owned;
+	unsigned steps;
+	bool fired;
+	int r;
+
+	env_open(&e, sc);
+	used = used_frames(e.pool);
+	owned = owned_blocks(&e);
+	inject_arm(k);
+	r = sc->act(&e);
+	steps = inject_disarm();
+	fired = inject_fired();
+	cr_assert_eq(fired, steps >= k, "%s: step %u of %u", sc->name, k, steps);
+	if (fired)
+		*met |= 1u << inject_failed_call();
+	else
+		cr_assert_eq(r, 0, "%s: nothing failed: %s", sc->name, strerror(-r));
+	if (r)
+		check_failed(&e, k, r, used, owned);
+	env_audit(&e);
+	expect_contents(&e);
+	env_close(&e);
+	return !fired;
+}
+
+static void run_scenario(const struct scenario *sc)
+{
+	unsigned k = 1, met = 0;
+
+	require_path(sc->faults);
+	while (!fail_step(sc, k, &met)) {
+		k += STRIDE;
+		cr_assert_lt(k, STEPS_MAX);
+	}
+	for (unsigned c = 0; c < INJECT_MUNMAP && STRIDE == 1; c++)
+		cr_assert(!(sc->meets & ~met & 1u << c), "%s never met %s in %u steps", sc->name,
+		          inject_name((enum inject_call)c), k - 1);
+	cr_assert_geq(k + STRIDE - 2, sc->least, "%s has only %u steps", sc->name, k - 1);
+}
+
+/* --- acts ------------------------------------------------------------------------------------ */
+
+static int act_pool(struct env *e)
+{
+	struct pool *p = NULL;
+	int r = pool_create(4 * MIB, &p);
+
+	(void)e;
+	if (r == 0)
+		pool_put(p);
+	return r;
+}
+
+static int act_create(struct env *e)
+{
+	struct ram_region ram = {{{0}, RAM}, e->sc->page_size};
+	struct space_config c = fresh_config(e, &ram);
+
+	return space_create(&c, &e->s[0]);
+}
+
+static int act_clone(struct env *e)
+{
+	struct space_config c = {.pool = e->pool, .image = e->image, .faults = e->sc->faults};
+
+	return space_create(&c, &e->s[1]);
+}
+
+static int act_violation(struct env *e)
+{
+	struct space *s = e->s[1] ? e->s[1] : e->s[0];
+	gpa_t a = {(e->sc->touch + 1) * PAGE - 1};
+
+	switch (space_violation(s, (struct violation){a, ACCESS_WRITE})) {
+	case OUTCOME_RESOLVED:
+		return 0;
+	case OUTCOME_RETRY:
+		return -EAGAIN;
+	case OUTCOME_NOMEM:
+		return -ENOMEM;
+	case OUTCOME_MMIO:
+	case OUTCOME_DENIED:
+		break;
+	}
+	cr_assert_fail("not an outcome of RAM");
+	return -EFAULT;
+}
+
+/* Bytes that are there already: what is written is what is expected. */
+static int act_write(struct env *e)
+{
+	unsigned i = e->s[1] ? 1 : 0;
+	uint64_t buf[2 * PAGE / 8] = {e->want[i].word[511]};
+
+	buf[PAGE / 8] = e->want[i].word[512];
+	return space_write(e->s[i], (gpa_t){511 * PAGE}, buf, sizeof(buf));
+}
+
+static int act_publish(struct env *e)
+{
+	return space_publish(e->s[1] ? e->s[1] : e->s[0], "state", 6, &e->out);
+}
+
+static int act_with_state(struct env *e)
+{
+	return image_with_state(e->image, "other", 6, &e->out);
+}
+
+/* --- the table ------------------------------------------------------------------------------- */
+
+#define UFFD   .faults = FAULTS_UFFD
+#define KERNEL .faults = FAULTS_KERNEL
+
+static const struct scenario scenarios[] = {
+	{"pool_create", KERNEL, build_nothing, act_pool, .least = 6,
+         .meets = MET(CALLOC) | MET(MEMFD_CREATE) | MET(FTRUNCATE) | MET(MMAP) | MET(MADVISE)},
+	{"create, kernel", KERNEL, build_nothing, act_create, .least = 4,
+         .meets = MET(CALLOC) | MET(MMAP) | MET(MADVISE)},
+	{"create, uffd", UFFD, build_nothing, act_create, .least = 8,
+         .meets = MET(CALLOC) | MET(MMAP) | MET(IOCTL) | MET(EVENTFD) | MET(PTHREAD_CREATE)},
+	{"create, populated by 4K, kernel", KERNEL, build_nothing, act_create, .least = 8,
+         .populate = true, .page_size = PAGE_SIZE_4K, .meets = MET(FALLOCATE) | MET(MMAP)},
+	{"create, populated, kernel", KERNEL, build_nothing, act_create, .least = 8,
+         .populate = true, .meets = MET(MADVISE) | MET(MMAP)},
+	{"create, populated by 4K, uffd", UFFD, build_nothing, act_create, .least = 10,
+         .populate = true, .page_size = PAGE_SIZE_4K, .meets = MET(FALLOCATE) | MET(IOCTL)},
+	{"clone, kernel", KERNEL, build_image, act_clone, .least = 8,
+         .meets = MET(CALLOC) | MET(MMAP)},
+	{"clone, uffd", UFFD, build_image, act_clone, .least = 8,
+         .meets = MET(CALLOC) | MET(MMAP) | MET(IOCTL) | MET(EVENTFD) | MET(PTHREAD_CREATE)},
+
+	{"violation: new cluster", UFFD, build_fresh, act_violation, .least = 3, .touch = 300,
+         .may_own = true, .meets = MET(MMAP) | MET(IOCTL)},
+	{"violation: new cluster of 4K", UFFD, build_fresh, act_violation, .least = 3, .touch = 300,
+         .may_own = true, .page_size = PAGE_SIZE_4K, .meets = MET(MMAP) | MET(IOCTL)},
+	{"violation: new cluster at the end", UFFD, build_fresh, act_violation, .least = 3,
+         .touch = PAGES - 1, .may_own = true, .meets = MET(MMAP) | MET(IOCTL)},
+	{"violation: second cluster", UFFD, build_cluster, act_violation, .least = 1, .touch = 320,
+         .meets = MET(IOCTL)},
+	{"violation: promotion", UFFD, build_clusters, act_violation, .least = 2, .touch = 100,
+         .meets = MET(IOCTL) | MET(MADVISE)},
+	{"violation: image block", UFFD, build_clone, act_violation, .least = 8, .touch = 511,
+         .meets = MET(MMAP) | MET(IOCTL)},
+	{"violation: image block, low page", UFFD, build_clone, act_violation, .least = 8,
+         .touch = 50, .meets = MET(MMAP) | MET(IOCTL)},
+	{"violation: image block, high extent", UFFD, build_clone, act_violation, .least = 2,
+         .touch = 1535, .meets = MET(MMAP) | MET(IOCTL)},
+	{"violation: block unknown to the image", UFFD, build_clone, act_violation, .least = 3,
+         .touch = 700, .may_own = true, .meets = MET(MMAP) | MET(IOCTL)},
+	{"write over two blocks", UFFD, build_fresh, act_write, .least = 5, .may_own = true,
+         .meets = MET(MMAP)},
+	{"write to an image block", UFFD, build_clone, act_write, .least = 8, .may_own = true,
+         .meets = MET(MMAP)},
+
+	{"publish: owned, kernel", KERNEL, build_written, act_publish, .least = 5,
+         .meets = MET(REALLOC) | MET(MALLOC) | MET(CALLOC) | MET(MMAP)},
+	{"publish: owned, uffd", UFFD, build_written, act_publish, .least = 5,
+         .meets = MET(REALLOC) | MET(MALLOC) | MET(CALLOC) | MET(MMAP)},
+	{"publish: clusters, uffd", UFFD, build_clusters, act_publish, .least = 5,
+         .meets = MET(REALLOC) | MET(MALLOC) | MET(CALLOC) | MET(MMAP)},
+	{"publish: private, kernel", KERNEL, build_private, act_publish, .least = 15,
+         .meets = MET(OPEN) | MET(IOCTL) | MET(REALLOC) | MET(MALLOC) | MET(MMAP)},
+	{"publish: private, uffd", UFFD, build_private, act_publish, .least = 15,
+         .meets = MET(OPEN) | MET(IOCTL) | MET(REALLOC) | MET(MALLOC) | MET(MMAP)},
+	{"publish: scrappy, kernel", KERNEL, build_scrappy, act_publish, .least = 18,
+         .may_own = true, .meets = MET(OPEN) | MET(IOCTL) | MET(REALLOC) | MET(PREAD) | MET(MMAP)},
+	{"publish: scrappy, uffd", UFFD, build_scrappy, act_publish, .least = 18, .may_own = true,
+         .meets = MET(OPEN) | MET(IOCTL) | MET(REALLOC) | MET(PREAD) | MET(MMAP)},
+	{"publish: owned and private", UFFD, build_mixed, act_publish, .least = 10,
+         .meets = MET(OPEN) | MET(IOCTL) | MET(REALLOC) | MET(MALLOC) | MET(MMAP)},
+	{"image_with_state", KERNEL, build_image, act_with_state, .least = 4,
+         .meets = MET(CALLOC) | MET(MALLOC)},
+};
+
+#define SCENARIOS (sizeof(scenarios) / sizeof(scenarios[0]))
+
+static void run_named(const char *prefix)
+{
+	unsigned n = 0;
+
+	for (size_t i = 0; i < SCENARIOS; i++) {
+		if (strncmp(scenarios[i].name, prefix, strlen(prefix)))
+			continue;
+		run_scenario(&scenarios[i]);
+		n++;
+	}
+	cr_assert_gt(n, 0);
+}
+
+TestSuite(inject, .timeout = 120);
+
+/* Some worlds need a template filled by uffd: without it the test is skipped, with the reason. */
+Test(inject, pool_create)
+{
+	run_named("pool_create");
+}
+
+Test(inject, create)
+{
+	run_named("create");
+}
+
+Test(inject, clone)
+{
+	require_path(FAULTS_UFFD);
+	run_named("clone");
+}
+
+Test(inject, violation)
+{
+	run_named("violation");
+}
+
+Test(inject, host_write)
+{
+	run_named("write");
+}
+
+Test(inject, publish)
+{
+	run_named("publish");
+}
+
+Test(inject, image_with_state)
+{
+	require_path(FAULTS_UFFD);
+	run_named("image_with_state");
+}
+
+/* Every call that can be made to fail is met by some scenario, by its own account. */
+Test(inject, every_call_is_met)
+{
+	unsigned all = 0;
+
+	for (size_t i = 0; i < SCENARIOS; i++)
+		all |= scenarios[i].meets;
+	cr_assert_eq(all, (1u << INJECT_MUNMAP) - 1);
+}
+
+/* --- single failures that need a closer look ------------------------------------------------- */
+
+/* A block that cannot be punched is not zero: it is set aside for good. */
+Test(inject, unpunched_block_is_retired)
+{
+	struct pool *pool = new_pool(4 * MIB);
+	struct pool_stats st;
+	frame_t f, other;
+	unsigned got = 0;
+
+	cr_assert_eq(pool_alloc(pool, 4, FRAME_NONE, &f), 0);
+	memset(pool_frame_ptr(pool, f), 0xaa, 16 * PAGE);
+	inject_arm_call(1, INJECT_FALLOCATE);
+	pool_unref(pool, f);
+	inject_disarm();
+	cr_assert(inject_fired());
+	pool_stats(pool, &st);
+	cr_assert_eq(st.retired_frames, 16);
+	cr_assert_eq(st.used_frames, 0);
+	cr_assert_eq(pool_audit(pool), 0);
+	cr_assert_eq(pool_refs(pool, f), 0);
+	cr_assert_eq(pool_alloc(pool, 4, f, &other), 0);
+	cr_assert_neq(other.n, f.n, "not by hint either");
+	pool_unref(pool, other);
+	while (pool_alloc(pool, 0, FRAME_NONE, &other) == 0) {
+		cr_assert(other.n < f.n || other.n >= f.n + 16);
+		cr_assert_eq(first_nonzero(pool_frame_ptr(pool, other), PAGE), PAGE);
+		got++;
+	}
+	cr_assert_eq(got, 1024 - 16);
+	cr_assert_eq(pool_audit(pool), 0);
+	for (uint32_t n = 0; n < 1024; n++)
+		if (pool_refs(pool, (frame_t){n}))
+			pool_unref(pool, (frame_t){n});
+	cr_assert_eq(used_frames(pool), 0);
+	pool_put(pool);
+}
+
+/* The end of a family while one punch after the other fails: audits stay clean. */
+Test(inject, failed_punches_at_the_end)
+{
+	static const struct scenario sc = {"end", KERNEL, build_scrappy, act_publish, .least = 0};
+	static struct env e;
+
+	for (unsigned k = 1; k < 20; k++) {
+		struct pool_stats st;
+		unsigned n;
+
+		env_open(&e, &sc);
+		cr_assert_eq(act_publish(&e), 0);
+		inject_arm_call(k, INJECT_FALLOCATE);
+		for (unsigned i = 0; i < SPACES; i++)
+			space_destroy(e.s[i]);
+		image_put(e.image);
+		image_put(e.out);
+		n = inject_disarm();
+		cr_assert_eq(pool_audit(e.pool), 0);
+		pool_stats(e.pool, &st);
+		cr_assert_eq(st.used_frames, 0);
+		cr_assert_eq(st.retired_frames > 0, inject_fired());
+		pool_put(e.pool);
+		if (k > n) {
+			cr_assert_gt(k, 3);
+			return;
+		}
+	}
+	cr_assert_fail("more blocks than there can be");
+}
+
+Test(inject, pagemap_by_words)
+{
+	struct page_runs runs = {0};
+	uint8_t *at = malloc(64 * PAGE);
+	unsigned k = 0;
+	int r;
+
+	cr_assert_not_null(at);
+	memset(at, 1, 64 * PAGE);
+	do {
+		inject_arm(++k);
+		r = pagemap_private(align_up((uintptr_t)at, PAGE), 60 * PAGE, PAGEMAP_WORDS, &runs);
+		inject_disarm();
+		cr_assert_eq(r != 0, inject_fired());
+		cr_assert(r == 0 || r == -EMFILE || r == -EIO || r == -ENOMEM);
+		if (r == 0)
+			cr_assert_eq(page_runs_pages(&runs), 60);
+		page_runs_fini(&runs);
+	} while (r && k < 10);
+	cr_assert_eq(r, 0);
+	cr_assert_eq(inject_failures(INJECT_OPEN), 1);
+	cr_assert_eq(inject_failures(INJECT_PREAD), 1);
+	cr_assert_eq(inject_failures(INJECT_REALLOC), 1);
+	free(at);
+}
+
+/* --- failures in the handler's thread -------------------------------------------------------- */
+
+static struct {
+	struct space *s;
+	_Atomic bool go;
+	uint64_t bad;
+} vcpu;
+
+static void *run_vcpu(void *arg)
+{
+	static const unsigned pages[] = {200, 400, 100, 50, 511, 700, 900, 513, 1100, 1300, 1536};
+
+	(void)arg;
+	while (!atomic_load(&vcpu.go))
+		;
+	for (size_t i = 0; i < sizeof(pages) / sizeof(pages[0]); i++) {
+		vcpu.bad += guest_load(vcpu.s, pages[i] * PAGE) != 0;
+		guest_store(vcpu.s, pages[i] * PAGE, pages[i]);
+	}
+	for (size_t i = 0; i < sizeof(pages) / sizeof(pages[0]); i++)
+		vcpu.bad += guest_load(vcpu.s, pages[i] * PAGE) != pages[i];
+	return NULL;
+}
+
+static void try_again(void *ctx, struct violation v)
+{
+	(void)v;
+	atomic_fetch_add((_Atomic unsigned *)ctx, 1);
+	space_resume(vcpu.s, 0);
+}
+
+/* A vCPU whose violation could not be served is served when it tries again; no store is lost. */
+Test(inject, handler_fails_and_goes_on)
+{
+	struct pool *pool = new_pool(32 * MIB);
+	struct ram_region ram = ram_at(0, RAM, PAGE_SIZE_AUTO);
+	_Atomic unsigned waits = 0;
+	unsigned k = 0, steps;
+
+	require_path(FAULTS_UFFD);
+	do {
+		pthread_t t;
+
+		vcpu.s = make_space(&(struct space_config){.pool = pool,
+		                                           .ram = &ram,
+		                                           .ram_count = 1,
+		                                           .faults = FAULTS_UFFD,
+		                                           .nomem = try_again,
+		                                           .ctx = &waits});
+		atomic_store(&vcpu.go, false);
+		cr_assert_eq(pthread_create(&t, NULL, run_vcpu, NULL), 0);
+		inject_arm_all(++k);
+		atomic_store(&vcpu.go, true);
+		cr_assert_eq(pthread_join(t, NULL), 0);
+		steps = inject_disarm();
+		cr_assert_eq(vcpu.bad, 0);
+		expect_sound(&(struct world){.pool = pool, .spaces = &vcpu.s, .space_count = 1});
+		space_destroy(vcpu.s);
+		cr_assert_lt(k, STEPS_MAX);
+	} while (steps >= k);
+	cr_assert_gt(k, 8);
+	cr_assert_gt(waits, 0);
+	expect_all_gone(pool);
+}

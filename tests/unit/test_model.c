@@ -1,0 +1,442 @@
+// SPDX-License-Identifier: MIT
+/*
+ * tests/unit/test_model.c - random operations against a flat array of bytes.
+ *
+ * Some spaces and images of one pool, each with a plain copy of what it should hold. After every
+ * operation all counts are recomputed and every byte of every space is compared, without touching
+ * what nobody has touched: an EMPTY block must equal the image's, an OWNED one is read from the
+ * pool's file. Now and then a space is read as a guest would, which touches all of it.
+ *
+ * The pool is too small for all that is asked of it, so operations also run out of frames: then
+ * nothing may have changed. COWSLIP_SEED repeats a run.
+ */
+#include <criterion/criterion.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mm/space.h"
+#include "mm/space_internal.h"
+#include "mm/store.h"
+#include "tests/unit/helpers.h"
+
+enum { SPACES = 4, IMAGES = 3, STEPS = 1600 / SLOWDOWN, REGIONS = 2 };
+
+#define POOL_BYTES  (40 * MIB + 7 * PAGE)
+#define LOW_PAGES   (1024 + 3)
+#define HIGH_PAGES  5
+#define HIGH        (8 * MIB)
+#define MODEL_BYTES ((LOW_PAGES + HIGH_PAGES) * PAGE)
+
+struct model {
+	uint64_t seed;
+	struct rng rng;
+	unsigned step;
+	const char *op;
+	struct pool *pool;
+	struct ram_region ram[REGIONS];
+	struct space *spaces[SPACES];
+	struct image *images[IMAGES];
+	struct image *base[SPACES]; /* what the space should be a clone of */
+	uint8_t *space_bytes[SPACES];
+	uint8_t *base_bytes[SPACES]; /* what that image holds */
+	uint8_t *image_bytes[IMAGES];
+	unsigned done, refused; /* operations that did something; that ran out of frames */
+};
+
+#define MODEL_ASSERT(m, cond)                                                                      \
+	cr_assert(cond, "COWSLIP_SEED=%" PRIu64 ", step %u, %s: %s", (m)->seed, (m)->step,         \
+	          (m)->op, #cond)
+
+static uint64_t below(struct model *m, uint64_t n)
+{
+	return rng_below(&m->rng, n);
+}
+
+static uint8_t *bytes_new(void)
+{
+	uint8_t *b = calloc(1, MODEL_BYTES);
+
+	cr_assert_not_null(b);
+	return b;
+}
+
+/* Where a guest address lies in the flat array. */
+static size_t flat(uint64_t gpa)
+{
+	return (size_t)(gpa < HIGH ? gpa : gpa - HIGH + LOW_PAGES * PAGE);
+}
+
+/* --- comparing ------------------------------------------------------------------------------- */
+
+static bool block_matches(struct model *m, unsigned i, size_t index)
+{
+	static uint8_t buf[BLOCK];
+	struct space *s = m->spaces[i];
+	struct gpa_range r = block_range(s, index);
+	const uint8_t *want = m->space_bytes[i] + flat(r.start.v);
+	const struct block *b = &s->blocks[index];
+
+	if (r.size == 0)
+		return true;
+	switch (space_block_state(s, r.start)) {
+	case BLOCK_EMPTY:
+		return memcmp(want, m->base_bytes[i] + flat(r.start.v), r.size) == 0;
+	case BLOCK_OWNED:
+		if (store_read(pool_store(m->pool), b->frame, r.size / PAGE, buf))
+			return false;
+		return memcmp(want, buf, r.size) == 0;
+	case BLOCK_SHARED:
+		return memcmp(want, window_ptr(s, r.start), r.size) == 0;
+	}
+	return false;
+}
+
+static bool reads_match(struct model *m, unsigned i)
+{
+	static uint8_t buf[MODEL_BYTES];
+	struct space *s = m->spaces[i];
+
+	for (unsigned k = 0; k < REGIONS; k++) {
+		struct gpa_range r = m->ram[k].range;
+		int e = space_read(s, r.start, buf + flat(r.start.v), r.size);
+
+		if (e == -ENOMEM)
+			return true;
+		if (e)
+			return false;
+	}
+	return memcmp(buf, m->space_bytes[i], MODEL_BYTES) == 0;
+}
+
+static void compare(struct model *m)
+{
+	struct world w = {m->pool, m->spaces, SPACES, m->images, IMAGES};
+	const char *wrong = world_check(&w);
+
+	MODEL_ASSERT(m, !wrong);
+	for (unsigned i = 0; i < SPACES; i++) {
+		if (!m->spaces[i])
+			continue;
+		MODEL_ASSERT(m, space_image(m->spaces[i]) == m->base[i]);
+		for (size_t b = 0; b < m->spaces[i]->block_count; b++)
+			MODEL_ASSERT(m, block_matches(m, i, b));
+	}
+}
+
+/* --- operations ------------------------------------------------------------------------------ */
+
+/* An index at or after a random one for which `table` has (or has not) an entry; n when none. */
+static unsigned pick(struct model *m, void *const *table, unsigned n, bool present)
+{
+	unsigned from = (unsigned)below(m, n);
+
+	for (unsigned i = 0; i < n; i++)
+		if ((table[(from + i) % n] != NULL) == present)
+			return (from + i) % n;
+	return n;
+}
+
+static unsigned pick_space(struct model *m, bool present)
+{
+	return pick(m, (void *const *)m->spaces, SPACES, present);
+}
+
+static unsigned pick_image(struct model *m, bool present)
+{
+	return pick(m, (void *const *)m->images, IMAGES, present);
+}
+
+static void new_in_slot(struct model *m, unsigned i, struct image *image, const uint8_t *bytes,
+                        enum fault_choice faults)
+{
+	struct space_config c = {.pool = m->pool,
+	                         .ram = m->ram,
+	                         .ram_count = REGIONS,
+	                         .image = image,
+	                         .faults = faults,
+	                         .populate = !image && below(m, 8) == 0};
+	int e = space_create(&c, &m->spaces[i]);
+
+	MODEL_ASSERT(m, e == 0 || e == -ENOMEM);
+	if (e) {
+		MODEL_ASSERT(m, !m->spaces[i]);
+		m->refused++;
+		return;
+	}
+	m->base[i] = image;
+	if (bytes) {
+		memcpy(m->space_bytes[i], bytes, MODEL_BYTES);
+		memcpy(m->base_bytes[i], bytes, MODEL_BYTES);
+	} else {
+		memset(m->space_bytes[i], 0, MODEL_BYTES);
+		memset(m->base_bytes[i], 0, MODEL_BYTES);
+	}
+}
+
+static void op_create(struct model *m, enum fault_choice faults)
+{
+	unsigned i = pick_space(m, false);
+
+	if (i < SPACES)
+		new_in_slot(m, i, NULL, NULL, faults);
+}
+
+static void op_clone(struct model *m, enum fault_choice faults)
+{
+	unsigned i = pick_space(m, false), k = pick_image(m, true);
+
+	if (i < SPACES && k < IMAGES)
+		new_in_slot(m, i, m->images[k], m->image_bytes[k], faults);
+}
+
+/* A run inside one region: mostly short, and often at a page's, a block's or the region's edge. */
+static struct gpa_range random_run(struct model *m)
+{
+	struct gpa_range r = m->ram[below(m, 4) == 0].range;
+	uint64_t at = below(m, r.size);
+	uint64_t size = 1 + below(m, below(m, 10) ? 3 * PAGE : 400 * PAGE);
+
+	switch (below(m, 6)) {
+	case 0:
+		at = align_down(at, PAGE);
+		break;
+	case 1:
+		at = align_down(at, BLOCK);
+		at -= at > 0 ? min_u64(at, below(m, 2 * PAGE)) : 0;
+		break;
+	case 2:
+		at = r.size - min_u64(r.size, size);
+		break;
+	default:
+		break;
+	}
+	return (struct gpa_range){{r.start.v + at}, min_u64(size, r.size - at)};
+}
+
+static void random_bytes(struct model *m, uint8_t *to, size_t size)
+{
+	uint8_t v = (uint8_t)rng_next(&m->rng), step = (uint8_t)below(m, 3);
+
+	for (size_t i = 0; i < size; i++, v = (uint8_t)(v + step))
+		to[i] = v;
+}
+
+static void op_host_write(struct model *m, enum fault_choice faults)
+{
+	static uint8_t buf[MODEL_BYTES];
+	unsigned i = pick_space(m, true);
+	struct gpa_range r = random_run(m);
+	int e;
+
+	(void)faults;
+	if (i == SPACES)
+		return;
+	random_bytes(m, buf, r.size);
+	e = space_write(m->spaces[i], r.start, buf, r.size);
+	MODEL_ASSERT(m, e == 0 || e == -ENOMEM);
+	if (e == 0)
+		memcpy(m->space_bytes[i] + flat(r.start.v), buf, r.size);
+	else
+		m->refused++;
+}
+
+/* One store, as by a vCPU; asked for beforehand, because a vCPU that finds no frame waits. */
+static void guest_byte(struct model *m, unsigned i, uint64_t gpa, uint8_t value)
+{
+	struct space *s = m->spaces[i];
+
+	if (space_violation(s, (struct violation){{gpa}, ACCESS_WRITE}) != OUTCOME_RESOLVED) {
+		m->refused++;
+		return;
+	}
+	*(volatile uint8_t *)window_ptr(s, (gpa_t){gpa}) = value;
+	m->space_bytes[i][flat(gpa)] = value;
+}
+
+static void op_guest_write(struct model *m, enum fault_choice faults)
+{
+	unsigned i = pick_space(m, true);
+
+	(void)faults;
+	for (uint64_t n = 1 + below(m, 20); i < SPACES && n > 0; n--)
+		guest_byte(m, i, random_run(m).start.v, (uint8_t)rng_next(&m->rng));
+}
+
+/* So many single pages of a block that it is not worth packing them. */
+static void op_scatter(struct model *m, enum fault_choice faults)
+{
+	unsigned i = pick_space(m, true);
+	uint64_t at = BLOCK * below(m, 2) + PAGE * below(m, 4);
+
+	(void)faults;
+	for (unsigned n = 0; i < SPACES && n < 90; n++)
+		guest_byte(m, i, at + n * 5 * PAGE, (uint8_t)(n + 1));
+}
+
+/* Straight through the window, without asking: only what needs no frame. */
+static void op_guest_read(struct model *m, enum fault_choice faults)
+{
+	unsigned i = pick_space(m, true);
+	struct gpa_range r = random_run(m);
+
+	(void)faults;
+	if (i == SPACES || space_block_state(m->spaces[i], r.start) == BLOCK_EMPTY)
+		return;
+	r.size = min_u64(r.size, BLOCK - (r.start.v & (BLOCK - 1)));
+	MODEL_ASSERT(m, memcmp(window_ptr(m->spaces[i], r.start),
+	                       m->space_bytes[i] + flat(r.start.v), r.size) == 0);
+}
+
+static void op_read_all(struct model *m, enum fault_choice faults)
+{
+	unsigned i = pick_space(m, true);
+
+	(void)faults;
+	if (i < SPACES && below(m, 4) == 0)
+		MODEL_ASSERT(m, reads_match(m, i));
+}
+
+static void op_put_image(struct model *m, enum fault_choice faults)
+{
+	unsigned k = pick_image(m, true);
+
+	(void)faults;
+	if (k == IMAGES)
+		return;
+	image_put(m->images[k]);
+	m->images[k] = NULL;
+}
+
+static void op_publish(struct model *m, enum fault_choice faults)
+{
+	unsigned i = pick_space(m, true), k;
+	int e;
+
+	if (pick_image(m, false) == IMAGES)
+		op_put_image(m, faults);
+	k = pick_image(m, false);
+	if (i == SPACES)
+		return;
+	e = space_publish(m->spaces[i], &m->step, sizeof(m->step), &m->images[k]);
+	MODEL_ASSERT(m, e == 0 || e == -ENOMEM);
+	if (e) {
+		MODEL_ASSERT(m, !m->images[k]);
+		m->refused++;
+		return;
+	}
+	m->base[i] = m->images[k];
+	memcpy(m->image_bytes[k], m->space_bytes[i], MODEL_BYTES);
+	memcpy(m->base_bytes[i], m->space_bytes[i], MODEL_BYTES);
+}
+
+static void op_destroy(struct model *m, enum fault_choice faults)
+{
+	unsigned i = pick_space(m, true);
+
+	(void)faults;
+	if (i == SPACES)
+		return;
+	space_destroy(m->spaces[i]);
+	m->spaces[i] = NULL;
+	m->base[i] = NULL;
+}
+
+static const struct {
+	const char *name;
+	unsigned weight;
+	void (*run)(struct model *m, enum fault_choice faults);
+} ops[] = {
+	{"create", 6, op_create},          {"clone", 14, op_clone},
+	{"host write", 22, op_host_write}, {"guest write", 22, op_guest_write},
+	{"scatter", 4, op_scatter},        {"guest read", 10, op_guest_read},
+	{"read all", 4, op_read_all},      {"publish", 10, op_publish},
+	{"put image", 3, op_put_image},    {"destroy", 7, op_destroy},
+};
+
+#define OPS (sizeof(ops) / sizeof(ops[0]))
+
+static void one_step(struct model *m, enum fault_choice faults)
+{
+	unsigned total = 0;
+	uint64_t turn;
+	size_t o = 0;
+
+	for (size_t i = 0; i < OPS; i++)
+		total += ops[i].weight;
+	turn = below(m, total);
+	while (turn >= ops[o].weight)
+		turn -= ops[o++].weight;
+	m->op = ops[o].name;
+	ops[o].run(m, faults);
+	compare(m);
+}
+
+/* --- runs ------------------------------------------------------------------------------------ */
+
+static void model_open(struct model *m, uint64_t pool_bytes)
+{
+	m->seed = test_seed();
+	m->rng = (struct rng){m->seed};
+	m->op = "start";
+	m->pool = new_pool(pool_bytes);
+	m->ram[0] = ram_at(0, LOW_PAGES * PAGE, PAGE_SIZE_AUTO);
+	m->ram[1] = ram_at(HIGH, HIGH_PAGES * PAGE, PAGE_SIZE_4K);
+	for (unsigned i = 0; i < SPACES; i++) {
+		m->space_bytes[i] = bytes_new();
+		m->base_bytes[i] = bytes_new();
+	}
+	for (unsigned k = 0; k < IMAGES; k++)
+		m->image_bytes[k] = bytes_new();
+}
+
+static void model_close(struct model *m)
+{
+	for (unsigned i = 0; i < SPACES; i++) {
+		space_destroy(m->spaces[i]);
+		free(m->space_bytes[i]);
+		free(m->base_bytes[i]);
+	}
+	for (unsigned k = 0; k < IMAGES; k++) {
+		image_put(m->images[k]);
+		free(m->image_bytes[k]);
+	}
+	expect_all_gone(m->pool);
+}
+
+static void run_model(enum fault_choice faults, uint64_t pool_bytes)
+{
+	struct model m = {0};
+
+	model_open(&m, pool_bytes);
+	for (m.step = 0; m.step < STEPS; m.step++) {
+		enum fault_choice f = faults;
+
+		if (faults == FAULTS_AUTO)
+			f = below(&m, 2) ? FAULTS_KERNEL : FAULTS_UFFD;
+		one_step(&m, f);
+	}
+	if (pool_bytes < POOL_BYTES && STEPS > 1000)
+		MODEL_ASSERT(&m, m.refused > 0);
+	model_close(&m);
+}
+
+TestSuite(model, .timeout = 300);
+
+TEST_BOTH_PATHS(model, random_operations)
+{
+	run_model(faults, POOL_BYTES);
+}
+
+/* Spaces of both paths over the same images. */
+Test(model, random_operations_mixed)
+{
+	require_path(FAULTS_UFFD);
+	run_model(FAULTS_AUTO, POOL_BYTES);
+}
+
+/* A pool in which much of what is asked for does not fit. */
+TEST_BOTH_PATHS(model, random_operations_short_of_frames)
+{
+	run_model(faults, 13 * MIB + 5 * PAGE);
+}
