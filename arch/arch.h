@@ -8,7 +8,8 @@
  *
  * The life of a machine, in the order KVM wants it:
  *
- *     booted     kvm_create_vm  arch_vm_init  kvm_create_vcpu  arch_vcpu_init  arch_vcpu_reset
+ *     booted     kvm_create_vm  arch_vm_init  kvm_create_vcpu  arch_vcpu_init
+ *                arch_vcpu_reset (a tiny guest) or arch_vcpu_reset_kernel (an operating system)
  *     restored   kvm_create_vm  arch_vm_init  kvm_create_vcpu  memory slots
  *                arch_vm_restore  arch_vcpu_restore of vCPU 0, then of the others
  *     reused     arch_vm_restore  arch_vcpu_restore ... again, into the same descriptors
@@ -39,6 +40,30 @@ struct arch_info {
 	uint64_t max_ram;     /* bytes, the most that boot structures can map */
 	uint16_t serial_port; /* I/O port of the first 16550, 0 where it is memory-mapped */
 	gpa_t serial_mmio;    /* its page where it is memory-mapped */
+	unsigned serial_irq;  /* its interrupt, a line of the in-kernel controller */
+
+	/*
+	 * What the firmware tables tell an operating system about ending itself, I/O ports; the
+	 * VMM puts devices there. Soft-off is asked for by writing pm_off_type to bits 10..12 of
+	 * the control register together with bit 13.
+	 */
+	uint16_t pm_event_port;   /* 4 bytes: status, enable */
+	uint16_t pm_control_port; /* 2 bytes; bit 0 reads as one */
+	uint8_t pm_off_type;
+	uint16_t gpe_port;   /* 2 bytes: general-purpose event status, enable */
+	unsigned pm_irq;     /* raised, as a level, by an enabled general-purpose event */
+	uint8_t reset_value; /* written to reset_port (1 byte) resets the machine */
+	uint16_t reset_port;
+
+	/*
+	 * Where an operating system reads the machine's generation id: 16 bytes that differ in
+	 * every clone. It looks again when general-purpose event 0 comes.
+	 */
+	gpa_t generation;
+
+	/* Ranges of persistent memory start at or above this and at multiples of the alignment. */
+	gpa_t pmem_min;
+	uint64_t pmem_align; /* bytes, a power of two */
 };
 extern const struct arch_info arch_info;
 
@@ -67,6 +92,65 @@ struct arch_writer {
  */
 int arch_write_boot(const struct arch_writer *w, const struct ram_region *ram, size_t ram_count);
 
+/* ---- operating-system kernels ---- */
+
+/* A file, read piece by piece. */
+struct arch_reader {
+	/*
+	 * Read exactly `size` bytes at `offset`; the range lies inside `size` below. Return: 0 or
+	 * -errno, passed through.
+	 */
+	int (*read)(void *ctx, uint64_t offset, void *to, size_t size);
+	void *ctx;
+	uint64_t size;    /* bytes; 0: there is no such file */
+	const char *name; /* for messages */
+};
+
+#define ARCH_MAX_PMEM 8u
+
+/* A machine about to boot a kernel. Everything is borrowed for the call. */
+struct arch_kernel {
+	struct arch_reader image;
+	struct arch_reader initrd;    /* size 0: none */
+	const char *cmdline;          /* "" for none */
+	const struct ram_region *ram; /* ordered, not overlapping, the first at address 0 */
+	size_t ram_count;
+	/*
+	 * Ranges the kernel is told of as persistent memory: ordered, above RAM and pmem_min,
+	 * starts aligned to pmem_align, sizes whole pages.
+	 */
+	const struct gpa_range *pmem;
+	size_t pmem_count; /* at most ARCH_MAX_PMEM */
+	unsigned cpus;
+};
+
+/* How vCPU 0 starts it. */
+struct arch_kernel_entry {
+	gpa_t start;   /* first instruction */
+	gpa_t info;    /* the boot information it is handed */
+	uint32_t mode; /* private to the ISA */
+};
+
+/*
+ * Is the file a kernel that arch_kernel_load() knows? Only that: one that is damaged is still a
+ * kernel.
+ * Return: 0 and *format, a constant name for messages ("bzImage", ...), NULL when it is none;
+ * the reader's -errno.
+ */
+int arch_kernel_probe(const struct arch_reader *file, const char **format);
+
+/*
+ * Load a kernel, with its initrd, command line, memory map and firmware tables, into memory that
+ * has not been written yet: what must be zero is not written. Nothing is written until everything
+ * but the bytes to be copied has been checked.
+ * Return: 0; -ENOEXEC for an image that is not a kernel, or truncated, or wants another machine;
+ * -ENOSPC when kernel or initrd do not fit RAM; -E2BIG for the command line; -EINVAL for
+ * cpus or pmem ranges beyond the contract; -ENOMEM; -errno of reader and writer. On failure
+ * `why` (of why_size bytes) is one line that names the file.
+ */
+int arch_kernel_load(const struct arch_writer *w, const struct arch_kernel *k,
+                     struct arch_kernel_entry *out, char *why, size_t why_size);
+
 /*
  * Once per VM, before vCPUs. `irqchip`: make the in-kernel interrupt controller and timer.
  * Return: 0; -ENOTSUP when the host's KVM has no interrupt controller; -errno of KVM.
@@ -86,6 +170,15 @@ int arch_vcpu_init(const struct kvm *kvm, int vcpu_fd, unsigned index);
  */
 int arch_vcpu_reset(const struct kvm *kvm, int vcpu_fd, gpa_t entry, gpa_t boot_info,
                     unsigned index);
+
+/*
+ * Set the state a kernel starts in: vCPU 0 at `entry`, the others as they are, waiting for it to
+ * start them. For a vCPU of a VM with an interrupt controller that has been through
+ * arch_vcpu_init() and has not run yet.
+ * Return: 0; -ENOTSUP where KVM does not take a register it should; -errno of KVM.
+ */
+int arch_vcpu_reset_kernel(const struct kvm *kvm, int vcpu_fd,
+                           const struct arch_kernel_entry *entry, unsigned index);
 
 /*
  * Save and restore are complete: a vCPU restored from the bytes goes on as if nothing had

@@ -9,6 +9,8 @@
  *       machine-check banks, enclaves, processor trace, last-branch stacks, shadow stacks, AMX
  *       tiles (their state needs a permission nobody asked for);
  *     - hide what needs a local APIC from a vCPU that has none;
+ *     - hide asynchronous page faults: a vCPU that waits for a frame stays where it is, so that
+ *       one that has been stopped and saved waits for nothing;
  *     - number the vCPU, because KVM reports the numbers of the host CPU it was asked on.
  *
  * Topology: every vCPU is a core of its own, local APIC id = index, 64 cores to a package. The
@@ -69,6 +71,8 @@ static const struct rule rules[] = {
 static const struct rule lapic_rules[] = {
 	{1, 0, ECX, 0, BIT(21) | BIT(24)},
 	{1, 0, EDX, 0, BIT(9)},
+	/* async page faults, in a nested guest, by interrupt */
+	{0x40000001, 0, EAX, BIT(4) | BIT(10) | BIT(14), 0},
 };
 static const struct rule no_lapic_rules[] = {
 	{1, 0, ECX, BIT(21) | BIT(24), 0},

@@ -2,7 +2,7 @@
 /*
  * arch/x86_64/info.c - constants of the ISA, the RAM layout, and what runs the guests here.
  *
- *     0           boot_info, page tables (boot.c)
+ *     0           boot_info, page tables (boot.c); what a kernel is given (linux.c)
  *     1 MiB       programs
  *     3 GiB       end of low RAM; doorbell, KVM's own pages, local and I/O APICs
  *     4 GiB       the rest of RAM
@@ -22,6 +22,17 @@ const struct arch_info arch_info = {
 	.load_min = {X86_LOAD_MIN},
 	.max_ram = X86_MAX_RAM,
 	.serial_port = X86_SERIAL_PORT,
+	.serial_irq = X86_SERIAL_IRQ,
+	.pm_event_port = X86_PM_EVENT,
+	.pm_control_port = X86_PM_CONTROL,
+	.pm_off_type = X86_PM_OFF_TYPE,
+	.gpe_port = X86_GPE,
+	.pm_irq = X86_SCI_IRQ,
+	.generation = {X86_GENERATION},
+	.reset_port = X86_RESET_PORT,
+	.reset_value = X86_RESET_VALUE,
+	.pmem_min = {X86_RAM_HIGH},
+	.pmem_align = X86_PMEM_ALIGN,
 };
 
 /* Both ends of the hole are aligned to the largest page, so one check of `size` covers all. */

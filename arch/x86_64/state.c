@@ -63,7 +63,7 @@ static const struct x86_record_rule parts[PARTS] = {
 		X86_PLAIN(X86_REC_SREGS, false, "system registers", KVM_GET_SREGS, KVM_SET_SREGS),
 	[PART_SREGS2] = X86_PLAIN(X86_REC_SREGS2, false, "system registers (2)", KVM_GET_SREGS2,
                                   KVM_SET_SREGS2),
-	[PART_XCRS] = X86_PLAIN(X86_REC_XCRS, true, "XCR0", KVM_GET_XCRS, KVM_SET_XCRS),
+	[PART_XCRS] = X86_PLAIN(X86_REC_XCRS, false, "XCR0", KVM_GET_XCRS, KVM_SET_XCRS),
 	[PART_XSAVE] = {.type = X86_REC_XSAVE,
                         .min = sizeof(struct kvm_xsave),
                         .max = XSAVE_LIMIT,
@@ -150,6 +150,11 @@ static int save_part(const struct kvm *kvm, int vcpu_fd, int part, struct x86_ou
 		return kvm->caps.sregs2 ? 0 : x86_plain_save(vcpu_fd, &parts[part], out);
 	case PART_SREGS2:
 		return kvm->caps.sregs2 ? x86_plain_save(vcpu_fd, &parts[part], out) : 0;
+	case PART_XCRS:
+		/*
+		 * A CPU without XSAVE has no such register: KVM would read zeros and refuse them.
+		 */
+		return kvm->caps.xcrs ? x86_plain_save(vcpu_fd, &parts[part], out) : 0;
 	case PART_LAPIC:
 		/* -EINVAL is KVM's way to say that there is none. */
 		err = x86_plain_save(vcpu_fd, &parts[part], out);

@@ -36,6 +36,28 @@
 #define X86_TSS_ADDR    UINT64_C(0xfffbd000) /* three pages KVM needs on VMX, in the device hole */
 #define X86_MAX_RAM     (UINT64_C(128) << 30)
 #define X86_SERIAL_PORT 0x3f8
+#define X86_SERIAL_IRQ  4u
+
+/* What a kernel is given, below load_min and beside the page tables. */
+#define X86_GDT         UINT64_C(0x2000)
+#define X86_PVH_INFO    UINT64_C(0x3000)
+#define X86_ZERO_PAGE   UINT64_C(0x7000)
+#define X86_CMDLINE     UINT64_C(0x8000) /* up to X86_CMDLINE_END */
+#define X86_CMDLINE_END UINT64_C(0x10000)
+#define X86_LOW_RAM_END UINT64_C(0x9fc00)     /* what a PC's firmware keeps begins here */
+#define X86_ACPI        UINT64_C(0xe0000)     /* up to load_min; the root pointer comes first */
+#define X86_PMEM_ALIGN  (UINT64_C(128) << 20) /* a section of Linux's memory model */
+
+#define X86_GENERATION (X86_ACPI + 64) /* 16 bytes: generation id of this clone */
+
+/* Power management, as the ACPI tables tell it. */
+#define X86_SCI_IRQ     9u
+#define X86_GPE         0x608
+#define X86_PM_EVENT    0x600
+#define X86_PM_CONTROL  0x604
+#define X86_PM_OFF_TYPE 5
+#define X86_RESET_PORT  0x64
+#define X86_RESET_VALUE 0xfe
 
 #define X86_MSR_TSC          0x10u
 #define X86_MSR_TSC_DEADLINE 0x6e0u
@@ -170,6 +192,16 @@ int x86_msrs_save(const struct kvm *kvm, int vcpu_fd, uint32_t apic_id, struct x
  * Return: 0; -ENOTSUP (explained) for a value this host cannot hold; -errno of KVM.
  */
 int x86_msrs_restore(int vcpu_fd, const void *payload, size_t size, struct x86_why why);
+
+/* acpi.c */
+#define X86_ACPI_MAX_CPUS 254u /* 255 as an APIC id means all */
+struct arch_writer;
+/*
+ * Write the ACPI tables of a machine with `cpus` vCPUs (1..X86_ACPI_MAX_CPUS), the root pointer
+ * at X86_ACPI.
+ * Return: 0 or the writer's -errno.
+ */
+int x86_acpi_write(const struct arch_writer *w, unsigned cpus);
 
 /* state.c: the saved CPU identification in a vCPU's bytes. Return: 0; -EBADMSG or -ENOTSUP. */
 int x86_state_cpuid(const void *buf, size_t size, struct x86_cpuid *out, struct x86_why why);
