@@ -30,6 +30,12 @@
 
 #define EVENT_BATCH 32
 
+/*
+ * Of the handler thread. The default is megabytes, and where huge pages are given without being
+ * asked for, one of them lies under every stack.
+ */
+#define HANDLER_STACK ((size_t)256 << 10)
+
 static uint64_t range_hva(const struct space *s, struct gpa_range r)
 {
 	return (uint64_t)(uintptr_t)window_ptr(s, r.start);
@@ -234,6 +240,20 @@ static void close_fds(struct space *s)
 	s->fault.stop = s->fault.uffd = -1;
 }
 
+static int start_handler(struct space *s)
+{
+	pthread_attr_t attr;
+	int r = pthread_attr_init(&attr);
+
+	if (r)
+		return -r;
+	r = pthread_attr_setstacksize(&attr, HANDLER_STACK);
+	if (r == 0)
+		r = pthread_create(&s->fault.thread, &attr, handler, s);
+	pthread_attr_destroy(&attr);
+	return -r;
+}
+
 static int uffd_attach(struct space *s)
 {
 	int r;
@@ -252,7 +272,7 @@ static int uffd_attach(struct space *s)
 		if (r)
 			goto fail;
 	}
-	r = -pthread_create(&s->fault.thread, NULL, handler, s);
+	r = start_handler(s);
 	if (r)
 		goto fail;
 	s->fault.running = true;

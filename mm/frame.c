@@ -28,7 +28,11 @@ static void *table_map(size_t entries)
 	void *p = mmap(NULL, entries * sizeof(struct frame_info), PROT_READ | PROT_WRITE,
 	               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-	return p == MAP_FAILED ? NULL : p;
+	if (p == MAP_FAILED)
+		return NULL;
+	/* Entries are touched far apart: a huge page for each would not be "until used". */
+	madvise(p, entries * sizeof(struct frame_info), MADV_NOHUGEPAGE);
+	return p;
 }
 
 static size_t big_entries(const struct frame_table *t)
