@@ -12,6 +12,7 @@
 #include "vmm/engine.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -25,6 +26,12 @@
 #include "vmm/procmem.h"
 #include "vmm/wire.h"
 
+/* A worker silent for this long, beyond what a clone may run, hangs or is stopped: it is killed. */
+#define SILENCE_NS UINT64_C(10000000000)
+
+/* Messages taken from one worker before the others are heard. */
+#define RECEIVE_BATCH 64u
+
 struct worker {
 	pid_t pid;
 	int sock;                   /* -1: gone */
@@ -34,6 +41,8 @@ struct worker {
 	uint64_t given;      /* numbers ever assigned */
 	uint64_t *held;      /* hold: numbers that are alive in it */
 	size_t held_count;
+	uint64_t heard_ns; /* when it last had something to say, or something new to do */
+	bool hung;         /* killed for its silence */
 	bool released;
 };
 
@@ -161,7 +170,10 @@ static void on_worker_gone(struct engine *e, struct worker *w)
 	if (w->released && status == 0)
 		return;
 	e->summary->workers_lost++;
-	describe_status(status, how, sizeof(how));
+	if (w->hung)
+		snprintf(how, sizeof(how), "it did not answer any more and was killed");
+	else
+		describe_status(status, how, sizeof(how));
 	for (size_t i = 0; i < w->held_count; i++)
 		report_lost(e, w, w->held[i], how);
 	w->held_count = 0;
@@ -194,6 +206,13 @@ static void on_ended(struct engine *e, struct worker *w, struct wire *m)
 
 static void on_done(struct engine *e, struct worker *w)
 {
+	if (!w->first_reported) {
+		struct clone_result result = {
+			.number = w->queue[0], .end = CLONE_FAILED, .worker = w->pid};
+
+		snprintf(result.text, sizeof(result.text), "its worker could not send the result");
+		e->config->ended(e->config->ctx, &result);
+	}
 	w->queued--;
 	memmove(w->queue, w->queue + 1, w->queued * sizeof(w->queue[0]));
 	w->first_reported = false;
@@ -223,15 +242,19 @@ static void on_message(struct engine *e, struct worker *w, struct wire *m, const
 	}
 }
 
-/* Everything a worker has sent so far. */
+/*
+ * What a worker has sent so far, or a part of it: poll() says if there is more. A worker that died
+ * with numbers unread makes for one ECONNRESET; what it had sent comes after that.
+ */
 static void receive(struct engine *e, struct worker *w)
 {
 	struct wire m;
 
-	for (;;) {
+	w->heard_ns = clock_ns();
+	for (unsigned i = 0; i < RECEIVE_BATCH; i++) {
 		ssize_t n = recv(w->sock, e->buffer, sizeof(e->buffer), MSG_DONTWAIT);
 
-		if (n < 0 && errno == EINTR)
+		if (n < 0 && (errno == EINTR || errno == ECONNRESET))
 			continue;
 		if (n < 0 && errno == EAGAIN)
 			return;
@@ -299,6 +322,8 @@ static void assign(struct engine *e, struct worker *w)
 {
 	uint64_t number = e->again_count ? e->again[--e->again_count] : e->next++;
 
+	if (w->queued == 0)
+		w->heard_ns = clock_ns();
 	w->queue[w->queued++] = number;
 	w->given++;
 	tell(w, WIRE_RUN, number);
@@ -329,6 +354,46 @@ static int hand_out(struct engine *e)
 	return 0;
 }
 
+/* When a worker will have been silent for too long; UINT64_MAX: never. */
+static uint64_t patience_ends(const struct engine *e, const struct worker *w)
+{
+	uint64_t timeout = e->config->timeout_ns;
+
+	if (w->sock < 0 || w->hung)
+		return UINT64_MAX;
+	if (w->released)
+		return w->heard_ns + SILENCE_NS;
+	if (w->queued == 0 || timeout == 0 || timeout > UINT64_MAX / 2)
+		return UINT64_MAX;
+	return w->heard_ns + timeout + SILENCE_NS;
+}
+
+static void kill_silent(struct engine *e)
+{
+	uint64_t now = clock_ns();
+
+	for (size_t i = 0; i < e->worker_count; i++) {
+		struct worker *w = &e->workers[i];
+
+		if (now < patience_ends(e, w))
+			continue;
+		w->hung = true;
+		kill(w->pid, SIGKILL);
+	}
+}
+
+/* For poll(): until the first worker has been silent for too long. */
+static int wait_ms(const struct engine *e)
+{
+	uint64_t now = clock_ns(), first = UINT64_MAX;
+
+	for (size_t i = 0; i < e->worker_count; i++)
+		first = min_u64(first, patience_ends(e, &e->workers[i]));
+	if (first == UINT64_MAX)
+		return -1;
+	return first < now ? 0 : (int)min_u64((first - now) / 1000000 + 1, INT_MAX);
+}
+
 /* Wait for any worker, then hear all of them. Return: 0 or -errno. */
 static int hear(struct engine *e)
 {
@@ -343,11 +408,12 @@ static int hear(struct engine *e)
 		return -ENOMEM;
 	for (size_t i = 0; i < count; i++)
 		fds[i] = (struct pollfd){.fd = e->workers[i].sock, .events = POLLIN};
-	if (poll(fds, count, -1) < 0 && errno != EINTR)
+	if (poll(fds, count, wait_ms(e)) < 0 && errno != EINTR)
 		r = -errno;
 	for (size_t i = 0; r == 0 && i < count; i++)
 		if (fds[i].fd >= 0 && fds[i].revents)
 			receive(e, &e->workers[i]);
+	kill_silent(e);
 	free(fds);
 	return r;
 }
@@ -374,27 +440,6 @@ static void measure(struct engine *e)
 	}
 }
 
-static void release(struct engine *e)
-{
-	bool left = true;
-
-	for (size_t i = 0; i < e->worker_count; i++) {
-		if (e->workers[i].sock < 0)
-			continue;
-		tell(&e->workers[i], WIRE_RELEASE, 0);
-		e->workers[i].released = true;
-		/* What dies from here on has done all it had to. */
-		e->workers[i].held_count = 0;
-	}
-	while (left) {
-		if (hear(e))
-			break;
-		left = false;
-		for (size_t i = 0; i < e->worker_count; i++)
-			left |= e->workers[i].sock >= 0;
-	}
-}
-
 /* After a failure: no worker outlives the call. */
 static void kill_workers(struct engine *e)
 {
@@ -405,6 +450,34 @@ static void kill_workers(struct engine *e)
 		close(e->workers[i].sock);
 		while (waitpid(e->workers[i].pid, NULL, 0) < 0 && errno == EINTR)
 			;
+	}
+}
+
+static bool any_left(const struct engine *e)
+{
+	for (size_t i = 0; i < e->worker_count; i++)
+		if (e->workers[i].sock >= 0)
+			return true;
+	return false;
+}
+
+/* They may all have died already: then there is nobody to hear. */
+static void release(struct engine *e)
+{
+	for (size_t i = 0; i < e->worker_count; i++) {
+		if (e->workers[i].sock < 0)
+			continue;
+		tell(&e->workers[i], WIRE_RELEASE, 0);
+		e->workers[i].released = true;
+		e->workers[i].heard_ns = clock_ns();
+		/* What dies from here on has done all it had to. */
+		e->workers[i].held_count = 0;
+	}
+	while (any_left(e)) {
+		if (hear(e) == 0)
+			continue;
+		kill_workers(e);
+		return;
 	}
 }
 
@@ -453,6 +526,8 @@ int engine_run(const struct engine_config *given, struct engine_summary *out, st
 		         (unsigned long long)c.count, INT32_MAX / 2);
 		return -EINVAL;
 	}
+	if (c.per_process > c.count)
+		c.per_process = (unsigned)c.count;
 	r = vm_check_image(c.kvm, c.image, err);
 	if (r)
 		return r;

@@ -53,8 +53,13 @@ struct engine_config {
 	unsigned jobs;        /* 0: one per online CPU */
 	unsigned per_process; /* 0: the default (ENGINE_PER_PROCESS) */
 	bool hold;
-	const char *arg;     /* passed to every clone, may be NULL */
-	uint64_t timeout_ns; /* per clone; 0: none */
+	const char *arg; /* passed to every clone, may be NULL */
+	/*
+	 * Typed on each clone's serial console when it starts, then a newline; %n is its number,
+	 * %% a %. May be NULL.
+	 */
+	const char *input;
+	uint64_t timeout_ns; /* per clone; 0: none. A worker silent for 10 s longer is killed */
 	enum fault_choice faults;
 	uint64_t limit_bytes; /* per clone; 0: as much as its RAM */
 	bool quick;           /* leave clone_result.space empty: it costs some 100 us a clone */
