@@ -32,7 +32,7 @@ struct clone_command {
 	uint64_t count, jobs, per_process, timeout_ns, limit;
 	int faults;
 	bool hold;
-	const char *path, *arg, *dir;
+	const char *path, *arg, *input, *dir;
 	struct cli_stats stats;
 
 	/* As it goes. */
@@ -57,6 +57,7 @@ enum key {
 	KEY_PER_PROCESS = CLI_KEY_OWN,
 	KEY_HOLD,
 	KEY_ARG,
+	KEY_INPUT,
 	KEY_TIMEOUT,
 	KEY_FAULTS,
 	KEY_LIMIT,
@@ -71,6 +72,8 @@ static const struct argp_option options[] = {
 	{"per-process", KEY_PER_PROCESS, "K", 0, "Virtual machines in one worker at most (8)", 1},
 	{"hold", KEY_HOLD, NULL, 0, "Keep all clones alive until every one has ended", 1},
 	{"arg", KEY_ARG, "STRING", 0, "Argument for every clone; each also knows its number", 2},
+	{"input", KEY_INPUT, "LINE", 0,
+         "Type LINE on every clone's serial console; %n is its number", 2},
 	{"faults", KEY_FAULTS, "PATH", 0, "Who resolves violations: auto, kernel, uffd (auto)", 2},
 	{"limit", KEY_LIMIT, "SIZE", 0, "The most memory one clone may own (as much as its RAM)",
          2},
@@ -108,6 +111,9 @@ static int take_option(void *to, int key, const char *arg)
 		return 0;
 	case KEY_ARG:
 		return take_arg(c, arg);
+	case KEY_INPUT:
+		c->input = arg;
+		return 0;
 	case KEY_TIMEOUT:
 		return cli_seconds("--timeout", arg, &c->timeout_ns);
 	case KEY_FAULTS:
@@ -308,6 +314,8 @@ static int run_clones(struct clone_command *c)
 		.per_process = (unsigned)c->per_process,
 		.hold = c->hold,
 		.arg = c->arg,
+		.input = c->input,
+		.quick = !cli_stats_wanted(&c->stats),
 		.timeout_ns = c->timeout_ns,
 		.faults = c->faults,
 		.limit_bytes = c->limit,

@@ -15,8 +15,11 @@
 #include "arch/arch.h"
 #include "guest/abi.h"
 #include "vmm/cli.h"
+#include "vmm/cli_terminal.h"
 #include "vmm/family.h"
+#include "vmm/kernel.h"
 #include "vmm/snapshot.h"
+#include "vmm/watch.h"
 
 #define MIB         (UINT64_C(1) << 20)
 #define DEFAULT_MEM (64 * MIB)
@@ -31,7 +34,8 @@ struct run_command {
 	uint64_t cpus;
 	int page_size, faults;
 	bool populate, go_on;
-	const char *kernel, *save;
+	const char *kernel, *initrd, *cmdline, *pmem;
+	const char *save, *save_on;
 	char args[ABI_ARGS_MAX];
 	size_t args_len;
 	bool args_given;
@@ -42,10 +46,14 @@ struct run_command {
 	struct pool *pool;
 	struct family *family;
 	struct stats_run numbers;
+	struct watch watch;
+	struct cli_terminal *terminal;
 	uint64_t started;
-	bool saved, save_failed;
+	bool watching, saved, save_failed;
+	bool matched;           /* --save-on's has come; written with the console's lock held */
 	uint64_t failed_number; /* of the first VM that did not end with 0 */
 	int status;             /* and its status */
+	enum kernel_kind kind;
 };
 
 /* ---- options ---- */
@@ -59,7 +67,9 @@ enum key {
 	KEY_LIMIT,
 	KEY_INITRD,
 	KEY_CMDLINE,
+	KEY_PMEM,
 	KEY_SAVE,
+	KEY_SAVE_ON,
 	KEY_GO_ON,
 	KEY_TIMEOUT,
 	KEY_STATS,
@@ -74,10 +84,13 @@ static const struct argp_option options[] = {
 	{"populate", KEY_POPULATE, NULL, 0, "Put memory behind all RAM before the guest starts", 1},
 	{"faults", KEY_FAULTS, "PATH", 0, "Who resolves violations: auto, kernel, uffd (auto)", 1},
 	{"limit", KEY_LIMIT, "SIZE", 0, "The most memory the guest may have of its RAM (all)", 1},
-	{"initrd", KEY_INITRD, "FILE", 0, "For Linux guests, which this version does not boot", 2},
-	{"cmdline", KEY_CMDLINE, "STRING", 0, "For Linux guests, which this version does not boot",
+	{"initrd", KEY_INITRD, "FILE", 0, "Initial RAM disk of an operating system's kernel", 2},
+	{"cmdline", KEY_CMDLINE, "STRING", 0, "Command line of an operating system's kernel", 2},
+	{"pmem", KEY_PMEM, "FILE", 0, "Map FILE copy-on-write as persistent memory (/dev/pmem0)",
          2},
 	{"save", KEY_SAVE, "IMAGE", 0, "Save the guest when it says that it is ready, and end", 3},
+	{"save-on", KEY_SAVE_ON, "REGEX", 0, "With --save: save when the console prints a match",
+         3},
 	{"go-on", KEY_GO_ON, NULL, 0, "With --save: go on after saving", 3},
 	{"timeout", KEY_TIMEOUT, "SECONDS", 0, "Stop a guest that runs longer (exit status 124)",
          4},
@@ -85,14 +98,6 @@ static const struct argp_option options[] = {
 	{"stats-file", KEY_STATS_FILE, "FILE", 0, "Write the statistics to FILE, as JSON", 5},
 	CLI_COMMON_OPTIONS,
 };
-
-static int no_linux(const char *option)
-{
-	cli_error("%s: needs a Linux kernel image, which this version does not boot; "
-	          "leave it out and give a static ELF64 guest",
-	          option);
-	return -ENOTSUP;
-}
 
 static int take_cpus(struct run_command *r, const char *arg)
 {
@@ -118,9 +123,15 @@ static int take_option(void *to, int key, const char *arg)
 	case KEY_LIMIT:
 		return cli_size("--limit", arg, &r->limit);
 	case KEY_INITRD:
-		return no_linux("--initrd");
+		return cli_name("--initrd", arg, &r->initrd);
 	case KEY_CMDLINE:
-		return no_linux("--cmdline");
+		r->cmdline = arg;
+		return 0;
+	case KEY_PMEM:
+		return cli_name("--pmem", arg, &r->pmem);
+	case KEY_SAVE_ON:
+		r->save_on = arg;
+		return 0;
 	case KEY_SAVE:
 		return cli_name("--save", arg, &r->save);
 	case KEY_GO_ON:
@@ -171,7 +182,8 @@ static int take_argument(void *to, unsigned index, bool after, const char *arg)
 static const struct cli_command command = {
 	.options = options,
 	.args_doc = "KERNEL [-- GUEST-ARG...]",
-	.doc = "Boot KERNEL, a static ELF64 guest. Its console is stdout, its exit code ours."
+	.doc = "Boot KERNEL: a static ELF64 guest, or an operating system's kernel (bzImage, PVH), "
+	       "which gets stdin as its console's input. Its console is stdout, its exit code ours."
 	       "\vSizes take K, M, G. Exit status: the guest's own code; 124 it ran out of time; "
 	       "125 cowslip failed; 126 the guest crashed.",
 	.option = take_option,
@@ -220,12 +232,56 @@ static int check(const struct run_command *r)
 		cli_error("--go-on: only together with --save; add it or leave this out");
 		return -EINVAL;
 	}
+	if (r->save_on && !r->save) {
+		cli_error("--save-on: only together with --save; add it or leave this out");
+		return -EINVAL;
+	}
 	if (!is_aligned(r->limit, MM_PAGE_SIZE)) {
 		cli_error("--limit %" PRIu64 ": not a multiple of 4 KiB; give whole pages",
 		          r->limit);
 		return -EINVAL;
 	}
 	return check_mem(r);
+}
+
+static int check_kind(struct run_command *r)
+{
+	char why[VM_TEXT_MAX];
+	int e = kernel_probe(r->kernel, &r->kind, NULL, why, sizeof(why));
+
+	if (e) {
+		cli_error("%s", why);
+		return e;
+	}
+	if (r->kind == KERNEL_PROGRAM && (r->initrd || r->cmdline || r->pmem)) {
+		cli_error(
+			"%s: a program, not an operating system's kernel: --initrd, --cmdline and "
+			"--pmem are for those; leave them out",
+			r->kernel);
+		return -EINVAL;
+	}
+	if (r->kind == KERNEL_SYSTEM && r->args_given) {
+		cli_error("%s: a kernel takes its arguments from --cmdline; leave out what follows "
+		          "--",
+		          r->kernel);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int check_watch(struct run_command *r)
+{
+	char why[VM_TEXT_MAX];
+
+	if (!r->save_on)
+		return 0;
+	if (watch_init(&r->watch, r->save_on, why, sizeof(why))) {
+		cli_error("--save-on %s: %s; give a POSIX extended regular expression", r->save_on,
+		          why);
+		return -EINVAL;
+	}
+	r->watching = true;
+	return 0;
 }
 
 /* ---- while it runs ---- */
@@ -240,9 +296,13 @@ static void note_status(struct run_command *r, uint64_t number, int status)
 
 static void on_output(void *ctx, uint64_t number, const void *data, size_t size)
 {
-	(void)ctx;
-	(void)number;
+	struct run_command *r = ctx;
+
 	cli_put(data, size);
+	if (r->watching && number == 0 && !r->matched && watch_feed(&r->watch, data, size)) {
+		r->matched = true;
+		vm_kick(family_root(r->family));
+	}
 }
 
 static void say_saved(const struct run_command *r, uint64_t ns)
@@ -279,18 +339,33 @@ static int save(const struct run_command *r, struct vm *vm)
 	return e;
 }
 
-static bool on_ready(void *ctx, struct vm *vm)
+/* Return: whether the guest goes on. */
+static bool save_once(struct run_command *r, struct vm *vm)
 {
-	struct run_command *r = ctx;
-
-	if (!r->save || r->saved)
-		return true;
 	if (save(r, vm)) {
 		r->save_failed = true;
 		return false;
 	}
 	r->saved = true;
 	return r->go_on;
+}
+
+static bool on_ready(void *ctx, struct vm *vm)
+{
+	struct run_command *r = ctx;
+
+	if (!r->save || r->save_on || r->saved)
+		return true;
+	return save_once(r, vm);
+}
+
+static bool on_kicked(void *ctx, struct vm *vm)
+{
+	struct run_command *r = ctx;
+
+	if (!r->save || r->saved)
+		return true;
+	return save_once(r, vm);
 }
 
 /* Who a message is about; the first VM needs no number. */
@@ -339,6 +414,9 @@ static bool on_ended(void *ctx, struct vm *vm, const struct vm_report *report)
 	struct vm_exits exits;
 	struct space_stats space;
 
+	/* The one that stdin goes to is the first, and has ended. */
+	cli_terminal_stop(r->terminal);
+	r->terminal = NULL;
 	note_status(r, vm_number(vm), end_status(r, vm_number(vm), report));
 	if (cli_stats_wanted(&r->stats)) {
 		vm_times(vm, &times);
@@ -381,7 +459,23 @@ static struct vm_config vm_config(const struct run_command *r)
 		.populate = r->populate,
 		.faults = r->faults,
 		.limit_bytes = r->limit,
+		.irqchip = r->kind == KERNEL_SYSTEM,
+		.pmem = r->pmem,
 	};
+}
+
+static int boot(struct run_command *r, struct vm_error *err)
+{
+	const struct kernel_files files = {r->kernel, r->initrd, r->cmdline};
+	struct vm *vm = family_root(r->family);
+	int e;
+
+	if (r->kind == KERNEL_PROGRAM)
+		return vm_boot_elf(vm, r->kernel, r->args, err);
+	e = vm_boot_kernel(vm, &files, err);
+	if (e == 0)
+		r->terminal = cli_terminal_start(vm);
+	return e;
 }
 
 static int boot_and_run(struct run_command *r)
@@ -390,6 +484,7 @@ static int boot_and_run(struct run_command *r)
 		.ctx = r,
 		.output = on_output,
 		.ready = on_ready,
+		.kicked = on_kicked,
 		.ended = on_ended,
 		.failed = on_failed,
 	};
@@ -406,7 +501,7 @@ static int boot_and_run(struct run_command *r)
 
 	e = family_create(&config, &r->family, &err);
 	if (!e)
-		e = vm_boot_elf(family_root(r->family), r->kernel, r->args, &err);
+		e = boot(r, &err);
 	if (e)
 		cli_error("%s%s", err.text, e == -ENOMEM ? "; allow more with --limit" : "");
 	else
@@ -459,10 +554,9 @@ static int final_status(struct run_command *r)
 		return CLI_FAILED;
 	if (r->save && !r->saved && r->status != CLI_CRASHED && r->status != CLI_TIMEOUT &&
 	    r->status != CLI_FAILED) {
-		cli_error(
-			"%s: nothing saved: the guest ended (%d) before it said that it is ready; "
-			"save a guest that rings READY",
-			r->save, r->status);
+		cli_error("%s: nothing saved: the guest ended (%d) before %s", r->save, r->status,
+		          r->save_on ? "its console printed a match of --save-on"
+		                     : "it rang READY; save a guest that does, or use --save-on");
 		return CLI_FAILED;
 	}
 	return r->status;
@@ -474,10 +568,12 @@ static int run_all(struct run_command *r)
 
 	if (check(r) || cli_stats_open(&r->stats))
 		return CLI_FAILED;
-	status = run_guest(r) ? CLI_FAILED : final_status(r);
+	status = check_kind(r) || check_watch(r) || run_guest(r) ? CLI_FAILED : final_status(r);
 	if (put_stats(r) && status == CLI_OK)
 		status = CLI_FAILED;
 	cli_stats_close(&r->stats);
+	if (r->watching)
+		watch_fini(&r->watch);
 	return status;
 }
 

@@ -137,6 +137,10 @@ static void run_vm(struct family *f, struct vm *vm, struct vm_report *report)
 			         "no memory to answer the guest's fork");
 			return;
 		case VM_KICKED:
+			if (h->kicked && !h->kicked(h->ctx, vm)) {
+				*report = (struct vm_report){.event = VM_EXITED};
+				return;
+			}
 			break;
 		case VM_EXITED:
 		case VM_CRASHED:

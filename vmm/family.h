@@ -30,6 +30,12 @@ struct family_hooks {
 	 */
 	bool (*ended)(void *ctx, struct vm *vm, const struct vm_report *report);
 
+	/*
+	 * vm_kick() was called on a running VM, which now stands still. Return true to go on,
+	 * false to end it (as with ready). NULL: go on.
+	 */
+	bool (*kicked)(void *ctx, struct vm *vm);
+
 	/* A VM could not be made: `number` as it would have had, why. */
 	void (*failed)(void *ctx, uint64_t number, int error, const char *why);
 };

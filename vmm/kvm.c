@@ -58,6 +58,7 @@ static void read_caps(int fd, struct kvm_caps *c)
 		.max_slots = (unsigned)(slots > 0 ? slots : DEFAULT_SLOTS),
 		.xsave_size = xsave > 0 ? (size_t)xsave : sizeof(struct kvm_xsave),
 		.xsave2 = xsave > 0,
+		.xcrs = kvm_check(fd, KVM_CAP_XCRS) > 0,
 		.sregs2 = kvm_check(fd, KVM_CAP_SREGS2) > 0,
 		.immediate_exit = kvm_check(fd, KVM_CAP_IMMEDIATE_EXIT) > 0,
 		.irqchip = kvm_check(fd, KVM_CAP_IRQCHIP) > 0,
@@ -152,6 +153,13 @@ int kvm_set_slot(int vm_fd, unsigned slot, uint64_t gpa, uint64_t size, uintptr_
 	};
 
 	return kvm_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &region);
+}
+
+int kvm_irq_line(int vm_fd, unsigned irq, bool level)
+{
+	struct kvm_irq_level line = {.irq = irq, .level = level};
+
+	return kvm_ioctl(vm_fd, KVM_IRQ_LINE, &line);
 }
 
 int kvm_run_vcpu(int vcpu_fd)

@@ -49,6 +49,7 @@ struct kvm_caps {
 	size_t xsave_size; /* bytes of KVM_GET_XSAVE2 (4096 where the call does not exist) */
 	bool xsave2;
 	bool sregs2;
+	bool xcrs;
 	bool immediate_exit;
 	bool irqchip;
 	bool readonly_mem;
@@ -118,6 +119,9 @@ int kvm_map_run(const struct kvm *k, int vcpu_fd, struct kvm_run **out);
  */
 int kvm_set_slot(int vm_fd, unsigned slot, uint64_t gpa, uint64_t size, uintptr_t hva,
                  uint32_t flags);
+
+/* Set an input of the in-kernel interrupt controller. Any thread. Return: 0 or -errno. */
+int kvm_irq_line(int vm_fd, unsigned irq, bool level);
 
 /*
  * Enter the guest once.

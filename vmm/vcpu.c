@@ -5,8 +5,14 @@
  * A vCPU stops in one place only, between two entries, after whatever I/O it was doing is
  * finished; so a stopped vCPU can always be saved.
  *
- * Getting a thread out of KVM_RUN: set immediate_exit in its run page, then signal it. A thread
- * about to enter sees the flag, one inside sees the signal; both come out with EINTR.
+ * Getting a thread out of KVM_RUN: say why (stop, kicked, nomem), set immediate_exit in its run
+ * page, then signal it. A thread about to enter sees the flag, one inside sees the signal; both
+ * come out with EINTR. Whoever clears the flag looks at the reasons afterwards, so that
+ * none is lost, and a kick that comes late does not keep its vCPU out for ever.
+ *
+ * Events. At most one vCPU at a time has an event that the VM survives: it holds vm->claimed. A
+ * bell rung meanwhile by another stays unserved, is saved so, and is served when that vCPU
+ * next runs. What ends the VM needs no claim and is reported first.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -32,9 +38,20 @@ static void ignore_kick(int signal)
 
 int vcpu_prepare_signals(void)
 {
-	struct sigaction sa = {.sa_handler = ignore_kick};
+	/* A kick that comes late disturbs nobody's system call; KVM_RUN is never restarted. */
+	struct sigaction sa = {.sa_handler = ignore_kick, .sa_flags = SA_RESTART};
 
 	return sigaction(KICK_SIGNAL, &sa, NULL) < 0 ? -errno : 0;
+}
+
+/* An embedder may have blocked it: then no vCPU on this thread could be stopped. */
+static void let_kicks_in(void)
+{
+	sigset_t kick;
+
+	sigemptyset(&kick);
+	sigaddset(&kick, KICK_SIGNAL);
+	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
 }
 
 void vcpu_kick(struct vcpu *v)
@@ -45,10 +62,16 @@ void vcpu_kick(struct vcpu *v)
 	if (v->threaded)
 		pthread_kill(v->thread, KICK_SIGNAL);
 	else if (v->index == 0 && atomic_load(&vm->owner_runs))
-		pthread_kill(vm->owner, KICK_SIGNAL);
+		pthread_kill(atomic_load(&vm->owner), KICK_SIGNAL);
 }
 
 /* ---- events ---- */
+
+/* Return: true when `v` may post an event that the VM survives. */
+static bool claim(struct vcpu *v)
+{
+	return !atomic_exchange(&v->vm->claimed, true);
+}
 
 static void post(struct vcpu *v, enum vm_event event, int code)
 {
@@ -77,32 +100,75 @@ __attribute__((format(printf, 2, 3))) static void say(struct vcpu *v, const char
 /* Handlers post an event or just return: then the guest goes on. */
 typedef void exit_handler(struct vcpu *v);
 
+/* Serve the bell of `v`, if it has rung; or leave it for later. */
+static void serve_bell(struct vcpu *v)
+{
+	struct vm *vm = v->vm;
+	struct vm_report report;
+	gpa_t request;
+
+	if (!guestctl_serve(&vm->ctl, v->index, &report, &request))
+		return;
+	if (!claim(v)) {
+		vm->ctl.bell[v->index] = request.v;
+		v->deferred = true;
+		return;
+	}
+	if (report.event == VM_READY || report.event == VM_FORK)
+		vm->open = (struct open_request){request.v, report.event == VM_FORK};
+	v->report = report;
+	v->pending = true;
+}
+
+/*
+ * KVM's emulator takes RAM that it could not reach at once, because the access had to wait for a
+ * frame and a kick came first, for a device. It is RAM all the same.
+ */
+static void access_ram(struct vcpu *v)
+{
+	struct space *s = v->vm->space;
+	struct kvm_run *run = v->run;
+	gpa_t at = {run->mmio.phys_addr};
+	int r = run->mmio.is_write ? space_write(s, at, run->mmio.data, run->mmio.len)
+	                           : space_read(s, at, run->mmio.data, run->mmio.len);
+
+	if (r == 0 || r == -EFAULT)
+		return;
+	post(v, VM_FAILED, r);
+	say(v, "guest access at 0x%" PRIx64 ": %s", at.v, strerror(-r));
+}
+
 static void on_mmio(struct vcpu *v)
 {
 	struct vm *vm = v->vm;
 	struct kvm_run *run = v->run;
-	gpa_t request;
+	bool taken;
 
 	v->exits.mmio++;
 	if (run->mmio.is_write) {
-		bus_write(&vm->mmio, run->mmio.phys_addr, run->mmio.len, v->index, run->mmio.data);
+		taken = bus_write(&vm->mmio, run->mmio.phys_addr, run->mmio.len, v->index,
+		                  run->mmio.data);
 	} else {
 		/* Nobody answers: all ones, as on a real bus. */
 		memset(run->mmio.data, 0xff, sizeof(run->mmio.data));
-		bus_read(&vm->mmio, run->mmio.phys_addr, run->mmio.len, v->index, run->mmio.data);
+		taken = bus_read(&vm->mmio, run->mmio.phys_addr, run->mmio.len, v->index,
+		                 run->mmio.data);
 	}
-	v->exits.doorbell += vm->ctl.bell[v->index] != BELL_SILENT;
-	if (!guestctl_serve(&vm->ctl, v->index, &v->report, &request))
+	if (!taken) {
+		access_ram(v);
 		return;
-	if (v->report.event == VM_READY || v->report.event == VM_FORK)
-		vm->open = (struct open_request){request.v, v->report.event == VM_FORK};
-	v->pending = true;
+	}
+	if (vm->ctl.bell[v->index] == BELL_SILENT)
+		return;
+	v->exits.doorbell++;
+	serve_bell(v);
 }
 
 static void on_io(struct vcpu *v)
 {
 	struct kvm_run *run = v->run;
 	uint8_t *data = (uint8_t *)run + run->io.data_offset;
+	int code;
 
 	v->exits.io++;
 	for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size) {
@@ -113,6 +179,8 @@ static void on_io(struct vcpu *v)
 		memset(data, 0xff, run->io.size);
 		bus_read(&v->vm->ports, run->io.port, run->io.size, v->index, data);
 	}
+	if (power_ended(&v->vm->power, v->index, &code))
+		post(v, VM_EXITED, code);
 }
 
 /* Nothing here can wake it, so it is done; the others may still be at work. */
@@ -186,10 +254,13 @@ static void check_asked(struct vcpu *v)
 
 	if (v->index != 0 || v->pending)
 		return;
-	if (vm->deadline_ns && clock_ns() >= vm->deadline_ns)
-		post(v, VM_TIMEOUT, 0);
-	else if (atomic_exchange(&vm->kicked, false))
+	if (vm->deadline_ns && clock_ns() >= vm->deadline_ns) {
+		if (claim(v))
+			post(v, VM_TIMEOUT, 0);
+	} else if (atomic_load(&vm->kicked) && claim(v)) {
+		atomic_store(&vm->kicked, false);
 		post(v, VM_KICKED, 0);
+	}
 }
 
 /* KVM_RUN came back without an exit. */
@@ -197,6 +268,7 @@ static void handle_no_exit(struct vcpu *v, int error)
 {
 	if (error == -EINTR || error == -EAGAIN) {
 		v->exits.interrupted++;
+		__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 		check_asked(v);
 		return;
 	}
@@ -210,8 +282,9 @@ static void handle_no_exit(struct vcpu *v, int error)
 /* An NOMEM found by the fault path's thread becomes an event of the first vCPU to notice. */
 static void take_nomem(struct vcpu *v)
 {
-	if (v->pending || !atomic_exchange(&v->vm->nomem, false))
+	if (v->pending || !atomic_load(&v->vm->nomem) || !claim(v))
 		return;
+	atomic_store(&v->vm->nomem, false);
 	post(v, VM_NOMEM, -ENOMEM);
 	snprintf(v->report.text, sizeof(v->report.text),
 	         "no frame for guest address 0x%" PRIx64
@@ -219,21 +292,53 @@ static void take_nomem(struct vcpu *v)
 	         atomic_load(&v->vm->nomem_at));
 }
 
-/* Finish the instruction that was doing I/O, without going on to the next. */
+/* KVM_RUN, counted: on_nomem() must know whether a vCPU is in there. */
+static int enter(struct vcpu *v)
+{
+	int r;
+
+	atomic_fetch_add(&v->vm->inside, 1);
+	r = kvm_run_vcpu(v->fd);
+	atomic_fetch_sub(&v->vm->inside, 1);
+	return r;
+}
+
+/* An exit in the middle of an instruction. Return: false when it was another kind. */
+static bool finish_exit(struct vcpu *v)
+{
+	switch (v->run->exit_reason) {
+	case KVM_EXIT_MMIO:
+		on_mmio(v);
+		return true;
+	case KVM_EXIT_IO:
+		on_io(v);
+		return true;
+	default:
+		handle_exit(v);
+		return false;
+	}
+}
+
+/*
+ * Finish the instruction that was doing I/O, without going on to the next: one that moves much,
+ * or a string, comes out again and again. KVM itself breaks up a string that is too long.
+ */
 static void complete_io(struct vcpu *v)
 {
-	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	(void)kvm_run_vcpu(v->fd);
+	do
+		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	while (enter(v) == 0 && finish_exit(v));
 }
 
 void vcpu_run(struct vcpu *v)
 {
 	struct vm *vm = v->vm;
 
-	atomic_fetch_add(&vm->inside, 1);
-	v->halted = false;
-	while (!v->pending && !v->halted && !atomic_load(&vm->stop)) {
-		int r = kvm_run_vcpu(v->fd);
+	v->deferred = false;
+	if (!atomic_load(&vm->stop))
+		serve_bell(v);
+	while (!v->pending && !v->deferred && !v->halted && !atomic_load(&vm->stop)) {
+		int r = enter(v);
 
 		if (r)
 			handle_no_exit(v, r);
@@ -242,7 +347,6 @@ void vcpu_run(struct vcpu *v)
 		take_nomem(v);
 	}
 	complete_io(v);
-	atomic_fetch_sub(&vm->inside, 1);
 }
 
 /* ---- threads of the other vCPUs ---- */
@@ -264,6 +368,7 @@ static void *secondary(void *arg)
 	struct vm *vm = v->vm;
 	uint64_t seen = 0;
 
+	let_kicks_in();
 	lock_take(&vm->lock);
 	for (;;) {
 		while (vm->epoch == seen && !vm->quit)
@@ -313,8 +418,11 @@ void vcpu_end_threads(struct vm *vm)
 
 /* ---- vm_run ---- */
 
-/* A timer that signals this thread from the deadline on, until it is deleted. */
-static bool start_timer(uint64_t deadline_ns, timer_t *out)
+/*
+ * A timer that signals this thread from the deadline on, until it is deleted. Return: 0; -EAGAIN,
+ * -ENOMEM (a user may have so many timers and no more).
+ */
+static int start_timer(uint64_t deadline_ns, timer_t *out)
 {
 	struct sigevent ev = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = KICK_SIGNAL};
 	struct itimerspec when = {
@@ -322,29 +430,44 @@ static bool start_timer(uint64_t deadline_ns, timer_t *out)
 		.it_interval = {0, TIMER_AGAIN_NS},
 	};
 
-	if (deadline_ns == 0)
-		return false;
 	ev._sigev_un._tid = (int)syscall(SYS_gettid);
-	CHECK(timer_create(CLOCK_MONOTONIC, &ev, out) == 0);
+	if (timer_create(CLOCK_MONOTONIC, &ev, out) < 0)
+		return -errno;
 	CHECK(timer_settime(*out, TIMER_ABSTIME, &when, NULL) == 0);
-	return true;
+	return 0;
 }
 
+static bool is_fatal(enum vm_event e)
+{
+	return e == VM_EXITED || e == VM_CRASHED || e == VM_FAILED;
+}
+
+/* The vCPU whose event comes next: one that ends the VM, if there is any. */
 static struct vcpu *with_event(struct vm *vm)
 {
-	for (unsigned i = 0; i < vm->cpu_count; i++)
-		if (vm->vcpus[i].pending)
-			return &vm->vcpus[i];
-	return NULL;
+	struct vcpu *found = NULL;
+
+	for (unsigned i = 0; i < vm->cpu_count; i++) {
+		struct vcpu *v = &vm->vcpus[i];
+
+		if (v->pending && (!found || is_fatal(v->report.event)))
+			found = v;
+	}
+	return found;
 }
 
 static void go(struct vm *vm)
 {
 	lock_take(&vm->lock);
 	atomic_store(&vm->stop, false);
+	atomic_store(&vm->claimed, false);
+	/* Who still has no frame asks again. */
+	atomic_store(&vm->nomem, false);
 	for (unsigned i = 0; i < vm->cpu_count; i++)
-		__atomic_store_n(&vm->vcpus[i].run->immediate_exit,
-		                 i == 0 && atomic_load(&vm->kicked), __ATOMIC_SEQ_CST);
+		__atomic_store_n(&vm->vcpus[i].run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	/* A kick that came before the flag was cleared. */
+	if (atomic_load(&vm->kicked))
+		__atomic_store_n(&vm->vcpus[0].run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 	vm->running = vm->cpu_count - 1;
 	vm->epoch++;
 	pthread_cond_broadcast(&vm->changed);
@@ -392,19 +515,24 @@ static void run_once(struct vm *vm, uint64_t deadline_ns)
 {
 	struct vcpu *first = &vm->vcpus[0];
 	timer_t timer;
-	bool timed;
+	int r = deadline_ns ? start_timer(deadline_ns, &timer) : 0;
 
+	if (r) {
+		post(first, VM_FAILED, r);
+		say(first, "a timer for the deadline: %s", strerror(-r));
+		return;
+	}
 	vm->deadline_ns = deadline_ns;
-	vm->owner = pthread_self();
+	atomic_store(&vm->owner, pthread_self());
+	let_kicks_in();
 	atomic_store(&vm->owner_runs, true);
-	timed = start_timer(deadline_ns, &timer);
 	go(vm);
 	vcpu_run(first);
 	if (first->halted)
 		wait_halted(first);
 	stop_others(first);
 	wait_stopped(vm);
-	if (timed)
+	if (deadline_ns)
 		timer_delete(timer);
 	atomic_store(&vm->owner_runs, false);
 	if (!with_event(vm) && all_halted(vm)) {
@@ -413,31 +541,42 @@ static void run_once(struct vm *vm, uint64_t deadline_ns)
 	}
 }
 
-static bool is_ending(enum vm_event e)
+/* Answer a READY or FORK that is still open: a guest that cannot be told does not go on. */
+static void answer_open(struct vm *vm)
 {
-	return e == VM_EXITED || e == VM_CRASHED || e == VM_FAILED || e == VM_TIMEOUT;
+	struct vcpu *first = &vm->vcpus[0];
+	int r;
+
+	if (vm->open.gpa == BELL_SILENT)
+		return;
+	/* A FORK nobody made a child for has failed; READY just returns. */
+	r = vm_answer(vm, vm->open.is_fork ? -EAGAIN : 0);
+	if (r == 0)
+		return;
+	post(first, r == -ENOMEM ? VM_NOMEM : VM_CRASHED, r);
+	snprintf(first->report.text, sizeof(first->report.text), "the answer at 0x%" PRIx64 ": %s",
+	         vm->open.gpa, r == -ENOMEM ? "no frame for it" : "the request leaves RAM");
 }
 
 void vm_run(struct vm *vm, uint64_t deadline_ns, struct vm_report *out)
 {
 	struct vcpu *v;
 
-	/* A FORK nobody made a child for has failed; READY just returns. */
-	if (vm->open.gpa != BELL_SILENT)
-		(void)vm_answer(vm, vm->open.is_fork ? -EAGAIN : 0);
+	if (!with_event(vm))
+		answer_open(vm);
 	if (vm->times.running == 0)
 		vm->times.running = clock_ns();
 	if (atomic_load(&vm->ruined)) {
 		post(&vm->vcpus[0], VM_FAILED, -ENOTRECOVERABLE);
-		snprintf(
-			vm->vcpus[0].report.text, sizeof(vm->vcpus[0].report.text),
-			"out of frames on a kernel (before Linux 6.2) that cannot pause the guest");
+		snprintf(vm->vcpus[0].report.text, sizeof(vm->vcpus[0].report.text),
+		         "out of frames where the host cannot pause the guest (Linux before 6.2, "
+		         "or code that KVM interprets)");
 	}
 	while (!(v = with_event(vm)))
 		run_once(vm, deadline_ns);
 	v->pending = false;
 	*out = v->report;
-	if (is_ending(out->event))
+	if (is_fatal(out->event) || out->event == VM_TIMEOUT)
 		vm->times.ended = clock_ns();
 }
 

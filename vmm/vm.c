@@ -15,10 +15,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "arch/arch.h"
 #include "vmm/elf.h"
+#include "vmm/kernel.h"
+#include "vmm/pmem.h"
 #include "vmm/vm_internal.h"
 
 /* A vCPU that does not come out of its wait for a frame within this time never will. */
@@ -61,6 +64,55 @@ static void on_nomem(void *ctx, struct violation v)
 	}
 }
 
+/* Return: number of regions, or -errno. */
+static int lay_out_ram(const struct vm_config *c, struct ram_region *ram, struct vm_error *err)
+{
+	int r = arch_ram_layout(c->ram_bytes, c->page_size, ram);
+
+	if (r == -EFBIG)
+		return fail(err, r, "%" PRIu64 " bytes of RAM: the most is %" PRIu64 " GiB",
+		            c->ram_bytes, arch_info.max_ram >> 30);
+	if (r < 0)
+		return fail(err, r,
+		            "%" PRIu64 " bytes of RAM: must be at least %" PRIu64
+		            " KiB and a multiple of the page size",
+		            c->ram_bytes, arch_info.load_min.v >> 10);
+	return r;
+}
+
+static int space_failed(struct vm_error *err, int code)
+{
+	if (code == -EPERM)
+		return fail(err, code,
+		            "userfaultfd: not permitted; run as root, give access to "
+		            "/dev/userfaultfd, or use --faults kernel");
+	if (code == -ENOTSUP)
+		return fail(err, code, "1 GiB pages: not supported by this version");
+	return fail(err, code, "guest memory: %s", strerror(-code));
+}
+
+/*
+ * RAM is empty although the space starts as a clone of an image: the image holds the file only. So
+ * it is filled like a fresh machine's, a block at a time where that is permitted.
+ */
+static int make_pmem_space(struct vm *vm, const struct vm_config *c, struct space_config *sc,
+                           struct vm_error *err)
+{
+	int r = pmem_image(sc->ram, sc->ram_count, c->pmem, &sc->image, &vm->pmem, err);
+
+	if (r)
+		return r;
+	sc->populate = false;
+	sc->faults = c->faults == FAULTS_AUTO ? FAULTS_UFFD : c->faults;
+	r = space_create(sc, &vm->space);
+	if (r == -EPERM && c->faults == FAULTS_AUTO) {
+		sc->faults = FAULTS_KERNEL;
+		r = space_create(sc, &vm->space);
+	}
+	image_put(sc->image);
+	return r ? space_failed(err, r) : 0;
+}
+
 static int make_space(struct vm *vm, const struct vm_config *c, struct vm_error *err)
 {
 	struct ram_region ram[ARCH_MAX_RAM_REGIONS];
@@ -69,7 +121,7 @@ static int make_space(struct vm *vm, const struct vm_config *c, struct vm_error 
 		.ram = ram,
 		.image = c->image,
 		.faults = c->faults,
-		.populate = c->populate,
+		.populate = c->populate && !c->image,
 		.limit_frames = c->limit_bytes >> MM_PAGE_SHIFT,
 		.nomem = on_nomem,
 		.ctx = vm,
@@ -77,25 +129,15 @@ static int make_space(struct vm *vm, const struct vm_config *c, struct vm_error 
 	int r;
 
 	if (!c->image) {
-		r = arch_ram_layout(c->ram_bytes, c->page_size, ram);
-		if (r == -EFBIG)
-			return fail(err, r, "%" PRIu64 " bytes of RAM: the most is %" PRIu64 " GiB",
-			            c->ram_bytes, arch_info.max_ram >> 30);
+		r = lay_out_ram(c, ram, err);
 		if (r < 0)
-			return fail(err, r,
-			            "%" PRIu64 " bytes of RAM: must be at least %" PRIu64
-			            " KiB and a multiple of the page size",
-			            c->ram_bytes, arch_info.load_min.v >> 10);
+			return r;
 		sc.ram_count = (size_t)r;
+		if (c->pmem)
+			return make_pmem_space(vm, c, &sc, err);
 	}
 	r = space_create(&sc, &vm->space);
-	if (r == -EPERM)
-		return fail(err, r,
-		            "userfaultfd: not permitted; run as root, give access to "
-		            "/dev/userfaultfd, or use --faults kernel");
-	if (r == -ENOTSUP)
-		return fail(err, r, "1 GiB pages: not supported by this version");
-	return r ? fail(err, r, "guest memory: %s", strerror(-r)) : 0;
+	return r ? space_failed(err, r) : 0;
 }
 
 static int make_slots(struct vm *vm, struct vm_error *err)
@@ -147,6 +189,21 @@ static int make_vcpus(struct vm *vm, unsigned count, struct vm_error *err)
 	return 0;
 }
 
+/* The serial port's line, as KVM's interrupt controller sees it. */
+static void on_serial_irq(void *ctx, bool level)
+{
+	const struct vm *vm = ctx;
+
+	(void)kvm_irq_line(vm->fd, arch_info.serial_irq, level);
+}
+
+static void on_power_irq(void *ctx, bool level)
+{
+	const struct vm *vm = ctx;
+
+	(void)kvm_irq_line(vm->fd, arch_info.pm_irq, level);
+}
+
 static int make_devices(struct vm *vm, struct vm_error *err)
 {
 	int r = bus_add(&vm->mmio, arch_info.doorbell.v, MM_PAGE_SIZE, &guestctl_ops, &vm->ctl);
@@ -158,6 +215,10 @@ static int make_devices(struct vm *vm, struct vm_error *err)
 	if (r == 0 && arch_info.serial_mmio.v)
 		r = bus_add(&vm->mmio, arch_info.serial_mmio.v, SERIAL_SIZE, &serial_ops,
 		            &vm->serial);
+	if (r == 0 && vm->irqchip) {
+		serial_connect(&vm->serial, on_serial_irq, vm);
+		r = power_attach(&vm->power, &vm->ports, on_power_irq, vm);
+	}
 	return r ? fail(err, r, "devices: %s", strerror(-r)) : 0;
 }
 
@@ -173,6 +234,21 @@ static int init_vcpus(struct vm *vm, struct vm_error *err)
 	return 0;
 }
 
+/* A generation id that no machine has had before, where an operating system looks for it. */
+static int new_generation(struct vm *vm, struct vm_error *err)
+{
+	uint8_t id[16];
+	int r = 0;
+
+	if (!vm->irqchip || arch_info.generation.v == 0)
+		return 0;
+	if (getrandom(id, sizeof(id), 0) != (ssize_t)sizeof(id))
+		r = -errno;
+	if (r == 0)
+		r = space_write(vm->space, arch_info.generation, id, sizeof(id));
+	return r ? fail(err, r, "generation id: %s", strerror(-r)) : 0;
+}
+
 /* A clone goes on where the image was taken, knowing who it is. */
 static int restore(struct vm *vm, struct image *image, struct vm_error *err)
 {
@@ -180,38 +256,51 @@ static int restore(struct vm *vm, struct image *image, struct vm_error *err)
 	const void *state = image_state(image, &size);
 	int r = vmstate_restore(vm, state, size, err);
 
-	if (r || vm->open.gpa == BELL_SILENT)
+	if (r == 0)
+		r = new_generation(vm, err);
+	if (r)
 		return r;
+	if (vm->irqchip)
+		power_new_generation(&vm->power);
+	if (vm->open.gpa == BELL_SILENT)
+		return 0;
 	r = vm_answer(vm, 0);
 	return r ? fail(err, r, "the clone's identity: %s", strerror(-r)) : 0;
 }
 
-static unsigned config_cpus(const struct vm_config *c)
+/* Return: 0 and *out; -EBADMSG when the image does not say. */
+static int config_machine(const struct vm_config *c, struct machine *out, struct vm_error *err)
 {
 	size_t size;
 	const void *state;
-	int cpus;
 
+	*out = (struct machine){c->cpus, c->irqchip};
 	if (!c->image)
-		return c->cpus;
+		return 0;
 	state = image_state(c->image, &size);
-	cpus = vmstate_cpus(state, size);
-	return cpus < 0 ? 0 : (unsigned)cpus;
+	if (vmstate_machine(state, size, out))
+		return fail(err, -EBADMSG, "the image's machine state: damaged records");
+	return 0;
 }
 
 static int make_machine(struct vm *vm, const struct vm_config *c, struct vm_error *err)
 {
-	int r = vcpu_prepare_signals();
+	struct machine machine;
+	int r = config_machine(c, &machine, err);
 
+	if (r)
+		return r;
+	vm->irqchip = machine.irqchip;
+	r = vcpu_prepare_signals();
 	if (r)
 		return fail(err, r, "signals: %s", strerror(-r));
 	vm->fd = kvm_create_vm(vm->kvm);
 	if (vm->fd < 0)
 		return fail(err, vm->fd, "KVM_CREATE_VM: %s", strerror(-vm->fd));
-	r = arch_vm_init(vm->kvm, vm->fd, false);
+	r = arch_vm_init(vm->kvm, vm->fd, vm->irqchip);
 	if (r)
 		return fail(err, r, "VM: %s", strerror(-r));
-	r = make_vcpus(vm, config_cpus(c), err);
+	r = make_vcpus(vm, machine.cpus, err);
 	if (r == 0)
 		r = make_space(vm, c, err);
 	if (r == 0)
@@ -257,6 +346,7 @@ int vm_create(const struct vm_config *c, struct vm **out, struct vm_error *err)
 	init_changed(vm);
 	console_init(&vm->console, c->console, c->console_ctx);
 	serial_init(&vm->serial, &vm->console);
+	power_init(&vm->power);
 	vm->arg = c->arg ? strdup(c->arg) : NULL;
 	r = c->arg && !vm->arg ? fail(err, -ENOMEM, "out of memory") : make_machine(vm, c, err);
 	if (r) {
@@ -287,6 +377,7 @@ void vm_destroy(struct vm *vm)
 	if (vm->fd >= 0)
 		close(vm->fd);
 	space_destroy(vm->space);
+	power_fini(&vm->power);
 	serial_fini(&vm->serial);
 	console_fini(&vm->console);
 	pthread_cond_destroy(&vm->changed);
@@ -352,14 +443,50 @@ int vm_boot_elf(struct vm *vm, const char *path, const char *args, struct vm_err
 	return r;
 }
 
+int vm_boot_kernel(struct vm *vm, const struct kernel_files *files, struct vm_error *err)
+{
+	size_t count;
+	const struct ram_region *ram = space_ram(vm->space, &count);
+	struct kernel_machine machine = {
+		.ram = ram,
+		.ram_count = vm->pmem.size ? count - 1 : count,
+		.pmem = &vm->pmem,
+		.pmem_count = vm->pmem.size ? 1 : 0,
+		.cpus = vm->cpu_count,
+	};
+	struct arch_kernel_entry entry;
+	int r;
+
+	if (!vm->irqchip)
+		return fail(err, -EINVAL, "%s: a kernel needs a machine with an irqchip",
+		            files->path);
+	r = kernel_load(vm->space, files, &machine, &entry, err->text, sizeof(err->text));
+	if (r == 0)
+		r = new_generation(vm, err);
+	for (unsigned i = 0; r == 0 && i < vm->cpu_count; i++) {
+		r = arch_vcpu_reset_kernel(vm->kvm, vm->vcpus[i].fd, &entry, i);
+		if (r)
+			fail(err, r, "vCPU %u: %s", i, strerror(-r));
+	}
+	return r;
+}
+
+size_t vm_input(struct vm *vm, const void *data, size_t size)
+{
+	return serial_input(&vm->serial, data, size);
+}
+
 /* ---- snapshots ---- */
 
 int vm_snapshot(struct vm *vm, struct image **out, struct vm_error *err)
 {
 	void *state;
 	size_t size;
-	int r = vmstate_save(vm, &state, &size);
+	int r;
 
+	if (atomic_load(&vm->ruined))
+		return fail(err, -ENOTRECOVERABLE, "the guest ran out of frames and was given up");
+	r = vmstate_save(vm, &state, &size);
 	if (r)
 		return fail(err, r, "machine state: %s", strerror(-r));
 	r = space_publish(vm->space, state, size, out);
@@ -373,8 +500,11 @@ int vm_answer(struct vm *vm, int32_t result)
 	gpa_t request = {vm->open.gpa};
 	int r = guest_identity_make(vm->number, vm->arg, &id);
 
-	vm->open.gpa = BELL_SILENT;
-	return r ? r : guestctl_answer(&vm->ctl, request, result, &id);
+	if (r == 0)
+		r = guestctl_answer(&vm->ctl, request, result, &id);
+	if (r == 0)
+		vm->open.gpa = BELL_SILENT;
+	return r;
 }
 
 int vm_answer_fork(struct vm *vm, int32_t result)

@@ -44,6 +44,8 @@ struct vm_config {
 	unsigned cpus;
 	enum page_size page_size;
 	bool populate;
+	bool irqchip;     /* an operating system's machine, with an interrupt controller */
+	const char *pmem; /* a file to map as persistent memory above RAM (vmm/pmem.h), or NULL */
 
 	enum fault_choice faults;
 	uint64_t limit_bytes; /* of pool memory; 0: as much as its RAM */
@@ -107,6 +109,20 @@ void vm_destroy(struct vm *vm);
  */
 int vm_boot_elf(struct vm *vm, const char *path, const char *args, struct vm_error *err);
 
+/*
+ * Load an operating system's kernel and set vCPU 0 to start it; the VM was made with irqchip.
+ * `files` and its strings are borrowed for the call.
+ * Return: 0; -EINVAL when the VM has no irqchip; as kernel_load(). err->text says what.
+ */
+struct kernel_files;
+int vm_boot_kernel(struct vm *vm, const struct kernel_files *files, struct vm_error *err);
+
+/*
+ * Type on the guest's serial console. Return: how many bytes were taken, which may be none: the
+ * guest has not read what it has. Any thread.
+ */
+size_t vm_input(struct vm *vm, const void *data, size_t size);
+
 /* Run until something happens. deadline_ns: CLOCK_MONOTONIC, 0: none. */
 void vm_run(struct vm *vm, uint64_t deadline_ns, struct vm_report *out);
 
@@ -118,7 +134,8 @@ void vm_kick(struct vm *vm);
 
 /*
  * The stopped VM becomes an image (memory shared, not copied); it may run on afterwards.
- * Return: 0; -errno of space_publish() or KVM, then the VM is as before.
+ * Return: 0; -ENOTRECOVERABLE when the guest was given up for want of frames; -errno of
+ * space_publish() or KVM, then the VM is as before.
  */
 int vm_snapshot(struct vm *vm, struct image **out, struct vm_error *err);
 

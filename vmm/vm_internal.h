@@ -14,6 +14,7 @@
 #include "vmm/bus.h"
 #include "vmm/console.h"
 #include "vmm/guestctl.h"
+#include "vmm/power.h"
 #include "vmm/serial.h"
 #include "vmm/vm.h"
 
@@ -29,8 +30,9 @@ struct vcpu {
 	bool threaded;       /* `thread` exists */
 
 	/* Written by the vCPU's thread while it runs, read by the owner while it is stopped. */
-	bool pending; /* `report` waits to be returned by vm_run() */
-	bool halted;  /* it has nothing to do and nothing will wake it */
+	bool pending;  /* `report` waits to be returned by vm_run() */
+	bool deferred; /* its bell waits until another vCPU's event is over */
+	bool halted;   /* it has nothing to do and nothing will ever wake it */
 	struct vm_report report;
 	struct vm_exits exits;
 };
@@ -41,19 +43,28 @@ struct open_request {
 	bool is_fork;
 };
 
+/* What a VM must have been made with for a saved state to fit it. */
+struct machine {
+	unsigned cpus;
+	bool irqchip;
+};
+
 struct vm {
 	/* Constant once created. */
 	const struct kvm *kvm;
 	struct space *space;
 	int fd; /* -1: none */
 	unsigned cpu_count;
+	bool irqchip; /* an interrupt controller in KVM: an operating system's machine */
 	struct vcpu *vcpus;
 	struct bus ports, mmio;
 	uint64_t number;
-	char *arg; /* owned, may be NULL */
+	char *arg;             /* owned, may be NULL */
+	struct gpa_range pmem; /* size 0: none */
 
 	struct console console;
 	struct serial serial;
+	struct power power;
 	struct guestctl ctl;
 
 	/* Owner's alone. */
@@ -69,13 +80,14 @@ struct vm {
 	bool quit;              /* lock */
 
 	_Atomic bool stop;       /* vCPUs leave their loops */
-	_Atomic unsigned inside; /* vCPUs that are in vcpu_run() */
+	_Atomic bool claimed;    /* a vCPU has the event of this vm_run() */
+	_Atomic unsigned inside; /* vCPUs that are in KVM_RUN */
 	_Atomic bool ruined; /* the guest has seen memory it should not have: never run it again */
 	_Atomic bool kicked; /* vm_kick() */
 	_Atomic bool nomem;  /* a violation found no frame; `nomem_at` says where */
 	_Atomic uint64_t nomem_at;
 	_Atomic bool owner_runs; /* `owner` is inside vm_run() */
-	pthread_t owner;
+	_Atomic pthread_t owner;
 };
 
 /* ---- vcpu.c ---- */
@@ -98,7 +110,10 @@ void vcpu_end_threads(struct vm *vm);
 
 /* ---- vm.c ---- */
 
-/* Answer the open request with `result` and this VM's identity. Return: 0 or as space_write(). */
+/*
+ * Answer the open request with `result` and this VM's identity. Return: 0, it is open no more; as
+ * space_write() or -errno of drawing an identity, it is as before.
+ */
 int vm_answer(struct vm *vm, int32_t result);
 
 /* ---- vmstate.c ---- */
@@ -108,8 +123,8 @@ int vm_answer(struct vm *vm, int32_t result);
  */
 int vmstate_save(struct vm *vm, void **out, size_t *size);
 
-/* How many vCPUs the bytes hold. Return: > 0; -EBADMSG. */
-int vmstate_cpus(const void *state, size_t size);
+/* What machine the bytes are of. Return: 0; -EBADMSG. */
+int vmstate_machine(const void *state, size_t size, struct machine *out);
 
 /* Put the bytes into a VM that has as many vCPUs. Return: 0; -EBADMSG; -ENOTSUP; -errno of KVM. */
 int vmstate_restore(struct vm *vm, const void *state, size_t size, struct vm_error *err);

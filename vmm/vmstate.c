@@ -3,14 +3,14 @@
  * vmm/vmstate.c - everything of a VM beside its memory, as the bytes an image keeps.
  *
  *     +--------------------------------+
- *     | magic u64 | version u32 | cpus u32
+ *     | magic u64 | version u32 | cpus u32 | flags u32 (1: in-kernel irqchip) | zero u32
  *     +--------------------------------+
  *     | type u32 | index u32 | size u64 |  then `size` bytes, then zeros to a multiple of 8
  *     +--------------------------------+
  *     | ...                            |
  *
- * Little-endian. One record each of VM, SERIAL and REQUEST, one VCPU record for each vCPU in
- * ascending order. What VM and VCPU records hold is the ISA's (arch/arch.h).
+ * Little-endian. One record each of VM, SERIAL, POWER and REQUEST; for each vCPU, in ascending
+ * order, one VCPU and one WAIT record. What VM and VCPU records hold is the ISA's (arch/arch.h).
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -24,11 +24,21 @@
 #define STATE_MAGIC   UINT64_C(0x6574617473776f63) /* "cowstate" */
 #define STATE_VERSION 1u
 
-enum record_type { RECORD_VM = 1, RECORD_VCPU, RECORD_SERIAL, RECORD_REQUEST };
+#define FLAG_IRQCHIP 1u
+
+enum record_type {
+	RECORD_VM = 1,
+	RECORD_VCPU,
+	RECORD_SERIAL,
+	RECORD_REQUEST,
+	RECORD_WAIT,
+	RECORD_POWER,
+};
+#define RECORD_TYPES 7u
 
 struct state_header {
 	uint64_t magic;
-	uint32_t version, cpus;
+	uint32_t version, cpus, flags, zero;
 };
 
 struct record_header {
@@ -40,6 +50,12 @@ struct record_header {
 struct request_record {
 	uint64_t gpa; /* BELL_SILENT: none */
 	uint64_t is_fork;
+};
+
+/* What a vCPU waits for that KVM does not know of. */
+struct wait_record {
+	uint64_t bell;   /* gpa of a request rung and not served yet; BELL_SILENT: none */
+	uint64_t halted; /* 1: for good */
 };
 
 /* ---- saving ---- */
@@ -87,16 +103,17 @@ static int save_vm(struct vm *vm, struct buffer *b)
 {
 	size_t size = 0;
 	void *to;
-	int r = arch_vm_save(vm->kvm, vm->fd, false, NULL, 0, &size);
+	int r = arch_vm_save(vm->kvm, vm->fd, vm->irqchip, NULL, 0, &size);
 
 	if (r && r != -ENOSPC)
 		return r;
 	r = add_record(b, RECORD_VM, 0, size, &to);
-	return r ? r : arch_vm_save(vm->kvm, vm->fd, false, to, size, &size);
+	return r ? r : arch_vm_save(vm->kvm, vm->fd, vm->irqchip, to, size, &size);
 }
 
 static int save_vcpu(struct vm *vm, unsigned index, struct buffer *b)
 {
+	const struct wait_record wait = {vm->ctl.bell[index], vm->vcpus[index].halted};
 	int fd = vm->vcpus[index].fd;
 	size_t size = 0;
 	void *to;
@@ -105,7 +122,13 @@ static int save_vcpu(struct vm *vm, unsigned index, struct buffer *b)
 	if (r && r != -ENOSPC)
 		return r;
 	r = add_record(b, RECORD_VCPU, index, size, &to);
-	return r ? r : arch_vcpu_save(vm->kvm, fd, to, size, &size);
+	if (r == 0)
+		r = arch_vcpu_save(vm->kvm, fd, to, size, &size);
+	if (r == 0)
+		r = add_record(b, RECORD_WAIT, index, sizeof(wait), &to);
+	if (r == 0)
+		memcpy(to, &wait, sizeof(wait));
+	return r;
 }
 
 static int save_devices(struct vm *vm, struct buffer *b)
@@ -117,6 +140,10 @@ static int save_devices(struct vm *vm, struct buffer *b)
 	if (r)
 		return r;
 	serial_save(&vm->serial, to);
+	r = add_record(b, RECORD_POWER, 0, sizeof(struct power_regs), &to);
+	if (r)
+		return r;
+	power_save(&vm->power, to);
 	r = add_record(b, RECORD_REQUEST, 0, sizeof(request), &to);
 	if (r == 0)
 		memcpy(to, &request, sizeof(request));
@@ -130,7 +157,8 @@ int vmstate_save(struct vm *vm, void **out, size_t *size)
 	int r = h ? 0 : -ENOMEM;
 
 	if (r == 0) {
-		*h = (struct state_header){STATE_MAGIC, STATE_VERSION, vm->cpu_count};
+		*h = (struct state_header){STATE_MAGIC, STATE_VERSION, vm->cpu_count,
+		                           vm->irqchip ? FLAG_IRQCHIP : 0, 0};
 		r = save_vm(vm, &b);
 	}
 	for (unsigned i = 0; r == 0 && i < vm->cpu_count; i++)
@@ -153,7 +181,7 @@ struct reader {
 	size_t left;
 };
 
-static int open_state(const void *state, size_t size, struct reader *r, unsigned *cpus)
+static int open_state(const void *state, size_t size, struct reader *r, struct machine *out)
 {
 	struct state_header h;
 
@@ -162,10 +190,10 @@ static int open_state(const void *state, size_t size, struct reader *r, unsigned
 	memcpy(&h, state, sizeof(h));
 	if (h.magic != STATE_MAGIC || h.version != STATE_VERSION)
 		return -EBADMSG;
-	if (h.cpus == 0 || h.cpus > VM_MAX_CPUS)
+	if (h.cpus == 0 || h.cpus > VM_MAX_CPUS || (h.flags & ~FLAG_IRQCHIP) || h.zero)
 		return -EBADMSG;
 	*r = (struct reader){(const uint8_t *)state + sizeof(h), size - sizeof(h)};
-	*cpus = h.cpus;
+	*out = (struct machine){h.cpus, (h.flags & FLAG_IRQCHIP) != 0};
 	return 0;
 }
 
@@ -190,13 +218,11 @@ static int next_record(struct reader *r, struct record_header *h, const void **p
 	return 0;
 }
 
-int vmstate_cpus(const void *state, size_t size)
+int vmstate_machine(const void *state, size_t size, struct machine *out)
 {
 	struct reader r;
-	unsigned cpus;
-	int e = open_state(state, size, &r, &cpus);
 
-	return e ? e : (int)cpus;
+	return open_state(state, size, &r, out);
 }
 
 static int restore_request(struct vm *vm, const void *payload)
@@ -217,23 +243,67 @@ static int restore_serial(struct vm *vm, const void *payload)
 	return 0;
 }
 
+static int restore_power(struct vm *vm, const void *payload)
+{
+	struct power_regs regs;
+
+	memcpy(&regs, payload, sizeof(regs));
+	power_restore(&vm->power, &regs);
+	return 0;
+}
+
+static int restore_wait(struct vm *vm, unsigned index, const void *payload)
+{
+	struct wait_record wait;
+
+	memcpy(&wait, payload, sizeof(wait));
+	vm->ctl.bell[index] = wait.bell;
+	vm->vcpus[index].halted = wait.halted != 0;
+	return 0;
+}
+
+/* Each record once, those of vCPUs in order; `seen` counts the records of each type. */
+static int check_place(const struct record_header *h, unsigned cpus, unsigned *seen)
+{
+	bool per_cpu = h->type == RECORD_VCPU || h->type == RECORD_WAIT;
+
+	if (h->type >= RECORD_TYPES)
+		return 0;
+	if (h->index != (per_cpu ? seen[h->type] : 0) || seen[h->type] >= (per_cpu ? cpus : 1))
+		return -EBADMSG;
+	seen[h->type]++;
+	return 0;
+}
+
+static int check_complete(unsigned cpus, const unsigned *seen)
+{
+	bool complete = seen[RECORD_VM] && seen[RECORD_SERIAL] && seen[RECORD_POWER] &&
+	                seen[RECORD_REQUEST] && seen[RECORD_VCPU] == cpus &&
+	                seen[RECORD_WAIT] == cpus;
+
+	return complete ? 0 : -EBADMSG;
+}
+
 static int restore_record(struct vm *vm, const struct record_header *h, const void *payload,
                           struct vm_error *err)
 {
 	switch (h->type) {
 	case RECORD_VM:
-		return arch_vm_restore(vm->kvm, vm->fd, false, payload, h->size);
+		return arch_vm_restore(vm->kvm, vm->fd, vm->irqchip, payload, h->size);
 	case RECORD_VCPU:
-		if (h->index >= vm->cpu_count)
-			return -EBADMSG;
 		return arch_vcpu_restore_why(vm->kvm, vm->vcpus[h->index].fd, payload, h->size,
 		                             err->text, sizeof(err->text));
 	case RECORD_SERIAL:
 		return h->size == sizeof(struct serial_regs) ? restore_serial(vm, payload)
 		                                             : -EBADMSG;
+	case RECORD_POWER:
+		return h->size == sizeof(struct power_regs) ? restore_power(vm, payload) : -EBADMSG;
 	case RECORD_REQUEST:
 		return h->size == sizeof(struct request_record) ? restore_request(vm, payload)
 		                                                : -EBADMSG;
+	case RECORD_WAIT:
+		return h->size == sizeof(struct wait_record) ? restore_wait(vm, h->index, payload)
+		                                             : -EBADMSG;
 	default:
 		snprintf(err->text, sizeof(err->text), "unknown state record %u", h->type);
 		return -ENOTSUP;
@@ -245,21 +315,23 @@ int vmstate_restore(struct vm *vm, const void *state, size_t size, struct vm_err
 	struct record_header h;
 	struct reader r;
 	const void *payload;
-	unsigned cpus, restored = 0;
-	int e = open_state(state, size, &r, &cpus);
+	struct machine machine;
+	unsigned seen[RECORD_TYPES] = {0};
+	int e = open_state(state, size, &r, &machine);
 
 	err->text[0] = '\0';
-	if (e == 0 && cpus != vm->cpu_count)
+	if (e == 0 && (machine.cpus != vm->cpu_count || machine.irqchip != vm->irqchip))
 		e = -EBADMSG;
 	while (e == 0) {
 		e = next_record(&r, &h, &payload);
 		if (e)
 			break;
-		e = restore_record(vm, &h, payload, err);
-		restored += h.type == RECORD_VCPU;
+		e = check_place(&h, machine.cpus, seen);
+		if (e == 0)
+			e = restore_record(vm, &h, payload, err);
 	}
 	if (e == -ENOENT)
-		e = restored == vm->cpu_count ? 0 : -EBADMSG;
+		e = check_complete(machine.cpus, seen);
 	if (e && err->text[0] == '\0')
 		snprintf(err->text, sizeof(err->text), "the image's machine state: %s",
 		         e == -EBADMSG ? "damaged records" : strerror(-e));
@@ -273,8 +345,8 @@ int vm_check_image(const struct kvm *kvm, const struct image *image, struct vm_e
 	struct record_header h;
 	struct reader r;
 	const void *payload;
-	unsigned cpus;
-	int e = open_state(state, size, &r, &cpus);
+	struct machine machine;
+	int e = open_state(state, size, &r, &machine);
 
 	err->text[0] = '\0';
 	while (e == 0) {

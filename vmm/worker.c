@@ -6,6 +6,7 @@
  * engine is gone the worker has nothing left to do and ends.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -125,6 +126,37 @@ static void on_failed(void *ctx, uint64_t number, int error, const char *why)
 	(void)send_wire(ctx, &m, NULL, 0);
 }
 
+/* The next byte, or the clone's number, of an input text. Return: what to add; *at moves on. */
+static const char *next_piece(const char **at, const char *number, char *one)
+{
+	if ((*at)[0] == '%' && (*at)[1] == 'n') {
+		*at += 2;
+		return number;
+	}
+	*at += (*at)[0] == '%' && (*at)[1] == '%';
+	one[0] = *(*at)++;
+	one[1] = '\0';
+	return one;
+}
+
+/* Return: 0; -ENOSPC when the console holds no more. */
+static int type_input(const struct worker_state *w, struct vm *vm)
+{
+	const char *at = w->config->input;
+	char number[24], one[2];
+
+	if (!at)
+		return 0;
+	snprintf(number, sizeof(number), "%" PRIu64, vm_number(vm));
+	while (*at) {
+		const char *piece = next_piece(&at, number, one);
+
+		if (vm_input(vm, piece, strlen(piece)) < strlen(piece))
+			return -ENOSPC;
+	}
+	return vm_input(vm, "\n", 1) == 1 ? 0 : -ENOSPC;
+}
+
 /* One clone and whatever it forks. */
 static void run_clone(struct worker_state *w, uint64_t number)
 {
@@ -149,6 +181,11 @@ static void run_clone(struct worker_state *w, uint64_t number)
 	struct vm_error err;
 	int r = family_create(&fc, &f, &err);
 
+	if (r == 0 && type_input(w, family_root(f))) {
+		family_destroy(f);
+		snprintf(err.text, sizeof(err.text), "input: more than a console holds");
+		r = -ENOSPC;
+	}
 	if (r) {
 		on_failed(w, number, r, err.text);
 	} else {
