@@ -27,16 +27,17 @@ MM_SRCS := $(addprefix mm/, \
 	image.c lock.c pagemap.c policy.c pool.c publish.c space.c store.c violation.c window.c)
 
 ARCH_SRCS_x86_64 := $(addprefix arch/x86_64/, \
-	boot.c cpuid.c info.c msr.c record.c state.c vcpu.c vm.c)
+	acpi.c boot.c bzimage.c cpuid.c info.c linux.c msr.c pvh.c record.c state.c vcpu.c vm.c)
 ARCH_SRCS := $(ARCH_SRCS_$(ARCH))
 
 VMM_SRCS := $(addprefix vmm/, \
-	atomic_file.c bus.c console.c elf.c engine.c family.c guestctl.c kvm.c procmem.c serial.c \
-	snapshot.c snapshot_read.c snapshot_write.c vcpu.c vm.c vmstate.c worker.c)
+	atomic_file.c bus.c console.c elf.c engine.c family.c guestctl.c kernel.c kvm.c pmem.c \
+	power.c procmem.c serial.c snapshot.c snapshot_read.c snapshot_write.c vcpu.c vm.c \
+	vmstate.c watch.c worker.c)
 
 CLI_SRCS := $(addprefix vmm/, \
 	cli_clone.c cli_doctor.c cli_image.c cli_options.c cli_output.c cli_run.c cli_sink.c \
-	doctor.c main.c stats.c)
+	cli_terminal.c doctor.c main.c stats.c)
 
 BENCH_SRCS :=
 
@@ -126,8 +127,14 @@ unit-tests: $(B)/tests/unit
 kvm-tests: $(B)/tests/kvm $(B)/tests/kvm_probe
 tests: unit-tests kvm-tests
 
-demo: all
-	bench/demo.sh
+# Without a KVM of this host, in the nested machine.
+demo: all $(B)/tests/kvm_probe
+	+@if why=$$($(B)/tests/kvm_probe); then \
+		bench/demo.sh; \
+	else \
+		echo "No usable KVM here ($$why): the demo runs in the nested machine."; \
+		$(MAKE) --no-print-directory nested-demo; \
+	fi
 
 help:
 	@echo 'make [all]           build/cowslip, build/guest/*.elf, libmm.a and libcowslip.a'
@@ -138,6 +145,10 @@ help:
 	@echo 'make test-tsan       unit suite under ThreadSanitizer (TSAN_FILTER=glob)'
 	@echo 'make test-kvm        the suite that runs real guests'
 	@echo 'make test-kvm-asan   the same, cowslip and tests under AddressSanitizer and UBSan'
+	@echo 'make test-nested     the same in the nested machine, which needs no KVM of this host'
+	@echo 'make test-nested-all the same on all kernels and MMUs, and the unit suite too'
+	@echo 'make nested-soak     test-nested 20 times in a row (TIMES=N)'
+	@echo 'make nested-run      one command there: CMD="cowslip run guest/hello.elf"'
 	@echo 'make lint            format, clang-tidy, gcc and clang warnings, includes: as errors'
 	@echo 'make check-includes  direction of includes; every header compiles alone'
 	@echo 'make format          clang-format in place'
@@ -170,6 +181,7 @@ check-includes: deps
 # tests/nested/run boots a machine that has a real two-dimensional KVM, under QEMU's emulation, for
 # one static program. What runs in it is linked from the same objects as what runs here.
 STATIC := -static -Wl,--strip-debug
+STATIC_RUNNER := tests/tsan_runner.c tests/nested/criterion_log.c
 INIT := build/nested/init
 NESTED_TOOLS := $(INIT) $(B)/static/cowslip guests
 
@@ -178,7 +190,7 @@ NESTED_TOOLS := $(INIT) $(B)/static/cowslip guests
 # NESTED: options of tests/nested/run. make itself says "Error N" and exits with 2 for a command
 # that exits with N.
 nested-run: $(NESTED_TOOLS)
-	@[ -n '$(value CMD)' ] || { echo "make nested-run CMD='cowslip run guest/hello.elf'"; exit 2; }
+	@[ -n '$(if $(CMD),1)' ] || { echo 'wanted: CMD="cowslip run guest/hello.elf"'; exit 2; }
 	@tests/nested/run --stdin --in $(B)/static/cowslip --in $(G):guest $(NESTED) -- $(CMD)
 
 nested-demo: $(NESTED_TOOLS)
@@ -189,13 +201,12 @@ nested-demo: $(NESTED_TOOLS)
 nested-tests: $(NESTED_TOOLS) $(B)/static/kvm $(B)/static/unit
 
 test-nested: deps
-	+@MAKE='$(MAKE)' tests/run.sh kvm-nested
+	+@MAKE='$(MAKE)' tests/run.sh kvm@nested-6.1 linux@nested-6.1
 test-nested-all: deps
-	+@MAKE='$(MAKE)' tests/run.sh kvm-nested kvm-nested-6.12 kvm-nested-npt0 kvm-nested-tdp0 \
-		unit-nested unit-nested-6.12
+	+@MAKE='$(MAKE)' tests/run.sh $(addprefix kvm@nested-,6.1 6.12 6.1-npt0 6.12-npt0 \
+		6.1-tdp0 6.12-tdp0 6.1-plain) unit@nested-6.1 unit@nested-6.12
 nested-soak: deps
-	+@MAKE='$(MAKE)' tests/run.sh $(foreach n,1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20,\
-		kvm-nested)
+	+@MAKE='$(MAKE)' tests/run.sh $(shell yes kvm@nested-6.1 | head -n $(or $(TIMES),20))
 
 # The same whatever the build.
 $(INIT): tests/nested/init.c Makefile | deps
@@ -204,8 +215,8 @@ $(INIT): tests/nested/init.c Makefile | deps
 	$(Q)gcc $(CPPFLAGS) -std=gnu11 $(OPT_release) $(WARN) -static -s -o $@ $<
 
 $(B)/static/cowslip: $(call objs,$(CLI_SRCS) $(BENCH_SRCS)) $(LIBCOWSLIP)
-$(B)/static/kvm: $(call objs,$(KVM_SRCS) tests/tsan_runner.c) $(LIBCOWSLIP)
-$(B)/static/unit: $(call objs,$(UNIT_SRCS) tests/tsan_runner.c) $(LIBCOWSLIP)
+$(B)/static/kvm: $(call objs,$(KVM_SRCS) $(STATIC_RUNNER)) $(LIBCOWSLIP)
+$(B)/static/unit: $(call objs,$(UNIT_SRCS) $(STATIC_RUNNER)) $(LIBCOWSLIP)
 $(B)/static/unit: STATIC += $(INJECT)
 $(B)/static/cowslip $(B)/static/kvm $(B)/static/unit:
 	@mkdir -p $(@D)
@@ -217,7 +228,7 @@ $(B)/static/cowslip $(B)/static/kvm $(B)/static/unit:
 C_DIRS := mm arch arch/* vmm guest guest/* bench tests tests/*
 C_FILES := $(sort $(wildcard $(C_DIRS:%=%/*.[ch])))
 TIDY_FILES := $(filter %.c,$(LISTED)) $(UNIT_SRCS) $(KVM_SRCS) \
-	tests/tsan_runner.c tests/kvm_probe.c tests/nested/init.c
+	tests/tsan_runner.c tests/kvm_probe.c $(wildcard tests/nested/*.c)
 
 lint: lint-format lint-shape lint-gcc lint-clang lint-tidy check-includes check-lists
 

@@ -3,13 +3,18 @@
 #
 # tests/run.sh - builds and runs the test suites and counts what they say.
 #
-# usage: tests/run.sh [includes|unit|asan|tsan|kvm|kvm-asan]...   (no names: all but kvm-asan)
+# usage: tests/run.sh [includes|unit|asan|tsan|kvm|kvm-asan|{unit,kvm,linux}@nested-6.1...]...
+#        (no names: includes unit asan tsan kvm)
 #
 # A suite's counts come from the TAP file its runner wrote, never from its exit status alone.
 # What cannot be right counts as a failure: a build that breaks, no TAP, fewer results than
 # planned, no tests at all, a runner that fails while every test passed, a sanitizer report
 # that no test owned up to. The last line is `N passed, N failed[, N skipped (why)]`; the exit
 # status is 0 only when nothing failed.
+#
+# unit@nested-KERNEL and kvm@nested-KERNEL run in the nested machine (tests/nested/run), which needs
+# no KVM of this host. Behind the kernel may stand: -npt0 (shadow paging), -tdp0 (KVM's older MMU),
+# -plain (a CPU without XSAVE).
 #
 # Environment: MAKE; TEST_TIMEOUT (seconds, of a test that names none), SUITE_TIMEOUT (seconds),
 # TSAN_FILTER (glob over suite/test). Set for the tests: COWSLIP (the program under test) and
@@ -77,15 +82,15 @@ count() { # suite, TAP file, runner's exit status
 	passed=$((passed + t_passed))
 	failed=$((failed + t_failed))
 	skipped=$((skipped + t_skipped))
-	results=$((t_passed + t_failed + t_skipped))
+	t_results=$((t_passed + t_failed + t_skipped))
 	if [ "$t_skipped" -gt 0 ]; then
 		grep '# SKIP' "$2"
 		reasons="$reasons${reasons:+; }$t_skipped in $1"
 	fi
-	if [ "$results" -eq 0 ]; then
+	if [ "$t_results" -eq 0 ]; then
 		broke "$1" "no tests in it"
-	elif [ "$t_planned" -ne "$results" ]; then
-		broke "$1" "$results results of $t_planned planned"
+	elif [ "$t_planned" -ne "$t_results" ]; then
+		broke "$1" "$t_results results of $t_planned planned"
 	elif [ "$3" -ne 0 ] && [ "$t_failed" -eq 0 ]; then
 		broke "$1" "the runner failed with exit status $3"
 	fi
@@ -143,7 +148,50 @@ suite_tsan() {
 		run unit-tsan build/tsan unit --filter="$TSAN_FILTER"
 }
 
-# Without KVM the suite is still built, and every test of it counts as skipped.
+# In the nested machine, whose results come on stdout as they happen: when it dies, they say where.
+run_nested() { # suite: PROGRAM@nested-KERNEL[-VARIANT]
+	suite=$1
+	program=${suite%%@*}
+	kernel=${suite#*@nested-}
+	variant=${kernel#"${kernel%%-*}"}
+	kernel=${kernel%%-*}
+	case $variant in
+	'') variant= ;;
+	-npt0) variant='--npt 0' ;;
+	-tdp0) variant='--tdp-mmu 0' ;;
+	-plain) variant='--cpu -xsave,-xsaveopt,-avx' ;;
+	*)
+		broke "$suite" "no such variant"
+		return
+		;;
+	esac
+	build "$suite" BUILD=test nested-tests || return
+	results=build/test/results/$suite
+	mkdir -p build/test/results
+	rm -f "$results".*
+	say "== $suite: running in the nested machine"
+	# shellcheck disable=SC2086 # $variant is a list of words
+	tests/nested/run --kernel "$kernel" $variant --smp 2 --mem 2G --time "$SUITE_TIMEOUT" \
+		--in "build/test/static/$program" --in build/test/static/cowslip \
+		--in build/guest:guest --env COWSLIP=/work/cowslip \
+		--env COWSLIP_GUESTS=/work/guest --console "$results.console" \
+		-- "$program" --timeout="$TEST_TIMEOUT" >"$results.tap"
+	count "$suite" "$results.tap" $?
+}
+
+# Debian's kernel as a guest, in the nested machine.
+run_linux() { # suite: linux@nested-KERNEL
+	build "$1" BUILD=test nested-tests || return
+	results=build/test/results/$1
+	mkdir -p build/test/results
+	rm -f "$results".*
+	say "== $1: running in the nested machine"
+	tests/nested/linux build/test/static/cowslip "${1#*@nested-}" >"$results.tap"
+	count "$1" "$results.tap" $?
+}
+
+# Without KVM the suite is still built, and the nested machine carries it. Sanitizers do not come
+# along there: a suite that is asked for because of them counts as skipped.
 run_kvm() { # suite, build, program under test
 	build "$1" BUILD=release all && build "$1" "BUILD=$2" cowslip kvm-tests || return
 	if kvm=$("build/$2/tests/kvm_probe"); then
@@ -151,7 +199,16 @@ run_kvm() { # suite, build, program under test
 		COWSLIP=$3 COWSLIP_GUESTS=build/guest run "$1" "build/$2" kvm -j1
 		return
 	fi
-	n=$("build/$2/tests/kvm" --list | awk '/: [0-9]+ tests?$/ { n += $2 } END { print n + 0 }')
+	if [ "$1" = kvm ]; then
+		say "== $1: in the nested machine: no usable KVM: $kvm"
+		case " $suites " in
+		*" kvm@nested-"*) ;;
+		*) run_nested kvm@nested-6.1 ;;
+		esac
+		return
+	fi
+	n=$("build/$2/tests/kvm" --list |
+		awk '/: [0-9]+ tests?$/ { n += $2 } END { print n + 0 }')
 	[ "$n" -gt 0 ] || { broke "$1" "no tests in it"; return; }
 	say "== $1: skipped: no usable KVM: $kvm"
 	skipped=$((skipped + n))
@@ -167,6 +224,7 @@ suite_kvm_asan() {
 }
 
 [ $# -gt 0 ] || set -- includes unit asan tsan kvm
+suites=$*
 for name; do
 	case $name in
 	includes) suite_includes ;;
@@ -175,8 +233,10 @@ for name; do
 	tsan) suite_tsan ;;
 	kvm) suite_kvm ;;
 	kvm-asan) suite_kvm_asan ;;
+	unit@nested-* | kvm@nested-*) run_nested "$name" ;;
+	linux@nested-*) run_linux "$name" ;;
 	*)
-		sed -n '5s/^# //p' "$0" >&2
+		sed -n '5,6s/^# //p' "$0" >&2
 		exit 2
 		;;
 	esac
