@@ -196,7 +196,7 @@ nested-run: $(NESTED_TOOLS)
 nested-demo: $(NESTED_TOOLS)
 	@tests/nested/run --mem 2G --time 900 --in $(B)/static/cowslip --in $(G):guest \
 		--in bench/demo.sh --env 'CLONES=$(or $(CLONES),100)' $(NESTED) -- \
-		sh ./demo.sh /work/cowslip /work/guest
+		sh ./demo.sh /stage/cowslip /stage/guest
 
 nested-tests: $(NESTED_TOOLS) $(B)/static/kvm $(B)/static/unit
 

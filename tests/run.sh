@@ -173,8 +173,8 @@ run_nested() { # suite: PROGRAM@nested-KERNEL[-VARIANT]
 	# shellcheck disable=SC2086 # $variant is a list of words
 	tests/nested/run --kernel "$kernel" $variant --smp 2 --mem 2G --time "$SUITE_TIMEOUT" \
 		--in "build/test/static/$program" --in build/test/static/cowslip \
-		--in build/guest:guest --env COWSLIP=/work/cowslip \
-		--env COWSLIP_GUESTS=/work/guest --console "$results.console" \
+		--in build/guest:guest --env COWSLIP=/stage/cowslip \
+		--env COWSLIP_GUESTS=/stage/guest --console "$results.console" \
 		-- "$program" --timeout="$TEST_TIMEOUT" >"$results.tap"
 	count "$suite" "$results.tap" $?
 }

@@ -9,7 +9,7 @@
  *     /bin/busybox        its commands are linked into /bin
  *     /job/argv, /job/env, /job/out    NUL-terminated strings: the program and its arguments, its
  *                         environment, names of files to hand back
- *     /work               the folder it runs in, first in PATH
+ *     /stage              the folder it runs in, first in PATH
  *
  * Serial ports: ttyS0 kernel messages; ttyS1 the program's stdout and, with nested.stdin=1, its
  * stdin (line by line, ^D is the end); ttyS2 its stderr; ttyS3 what is read by the host:
@@ -247,7 +247,7 @@ static void run_program(char *const argv[], char *const envp[], const int fds[3]
 		dup2(fds[i], i);
 	setsid();
 	environ = (char **)envp;
-	if (chdir("/work") == 0)
+	if (chdir("/stage") == 0)
 		execvp(argv[0], argv);
 	dprintf(2, "%s: %s\n", argv[0], strerror(errno));
 	_exit(NOT_FOUND);
@@ -322,7 +322,7 @@ static void hand_back(int control, const char *name)
 	size_t size;
 	char *data;
 
-	snprintf(path, sizeof(path), "%s%s", name[0] == '/' ? "" : "/work/", name);
+	snprintf(path, sizeof(path), "%s%s", name[0] == '/' ? "" : "/stage/", name);
 	data = read_file(path, &size);
 	if (!data)
 		return; /* the host says that it is missing */
