@@ -272,6 +272,17 @@ static uint64_t resident_bytes(void *at, size_t size)
 	return pages << MM_PAGE_SHIFT;
 }
 
+uint64_t pool_free_frames(struct pool *p)
+{
+	const struct frame_table *t = &p->frames;
+	uint64_t n;
+
+	lock_take(&p->lock);
+	n = (uint64_t)t->count - t->used - t->retired;
+	lock_drop(&p->lock);
+	return n;
+}
+
 void pool_stats(struct pool *p, struct pool_stats *out)
 {
 	struct stat st = {0};

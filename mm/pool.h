@@ -95,6 +95,9 @@ void *pool_frame_ptr(struct pool *p, frame_t f);
  */
 int pool_fill(struct pool *p, frame_t f, uint32_t frames);
 
+/* Frames that may still be handed out, together; cheap, unlike pool_stats(). */
+uint64_t pool_free_frames(struct pool *p);
+
 void pool_stats(struct pool *p, struct pool_stats *out);
 
 /*

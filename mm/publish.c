@@ -156,19 +156,14 @@ static bool is_scrappy(const struct space *s, const struct plan *p, struct gpa_r
 	return runs >= WHOLE_RUNS || pages >= WHOLE_PAGES;
 }
 
-/* A whole block must not take the frames that the private pages of all others need. */
-static bool affords_whole(const struct space *s, const struct plan *p)
+/*
+ * A block for which there are no frames is left to be packed: a whole block must not take those
+ * that the private pages of all others need. Return: true when a block has become OWNED.
+ */
+static bool own_scrappy_blocks(struct space *s, const struct plan *p)
 {
-	struct pool_stats st;
-
-	pool_stats(s->pool, &st);
-	return st.limit_frames - st.used_frames - st.retired_frames >=
-	       MM_BLOCK_PAGES + page_runs_pages(&p->private);
-}
-
-/* A block for which there are no frames is left to be packed. */
-static void own_scrappy_blocks(struct space *s, const struct plan *p)
-{
+	uint64_t need = MM_BLOCK_PAGES + page_runs_pages(&p->private);
+	bool owned = false;
 	size_t run = 0;
 
 	for (size_t i = 0; i < s->block_count; i++) {
@@ -179,9 +174,10 @@ static void own_scrappy_blocks(struct space *s, const struct plan *p)
 		       gpa_range_end(run_range(s, &p->private.run[run])) <= ram.start.v)
 			run++;
 		if (b->state == BLOCK_SHARED && !b->partial && is_scrappy(s, p, ram, run) &&
-		    affords_whole(s, p))
-			(void)own_block(s, b, p, run);
+		    pool_free_frames(s->pool) >= need)
+			owned |= own_block(s, b, p, run) == 0;
 	}
+	return owned;
 }
 
 /* ---- packing ---- */
@@ -328,33 +324,29 @@ static int prepare(struct space *s, struct plan *p)
 
 	if (r)
 		return r;
-	own_scrappy_blocks(s, p);
-	/* Blocks that became OWNED have left the list. */
-	p->private.count = 0;
-	r = space_private_runs(s, &p->private);
-	if (r)
-		return r;
+	if (own_scrappy_blocks(s, p)) {
+		/* Blocks that became OWNED leave the list. */
+		p->private.count = 0;
+		r = space_private_runs(s, &p->private);
+		if (r)
+			return r;
+	}
 	p->to_pack = page_runs_pages(&p->private);
 	return plan_extents(s, p);
 }
 
 /* ---- commit ---- */
 
-/* Undo: the same bytes, shared again. Nothing has been written in between. */
+/* Undo for blocks below `end`: the same bytes, shared again. Nothing was written in between. */
 static void unprotect_owned(struct space *s, size_t end)
 {
-	struct gpa_range ram;
-	size_t step;
+	struct owned_run run;
 
-	for (size_t i = 0; i < end; i += step) {
-		step = 1;
-		if (s->blocks[i].state != BLOCK_OWNED)
-			continue;
-		step = owned_stretch(s, i, &ram);
-		CHECK(window_map_owned(s, ram, s->blocks[i].frame) == 0);
+	for (size_t i = 0; next_owned(s, &i, end, &run);) {
+		CHECK(window_map_owned(s, run.ram, run.frame) == 0);
 		/* Mapping over an armed block disarms it: the kernel fills the rest from now on. */
-		for (size_t k = 0; k < step; k++)
-			s->blocks[i + k].partial = false;
+		for (size_t k = 0; k < run.count; k++)
+			s->blocks[run.first + k].partial = false;
 	}
 }
 
@@ -363,20 +355,14 @@ static void unprotect_owned(struct space *s, size_t end)
  */
 static int protect_owned(struct space *s)
 {
-	struct gpa_range ram;
-	size_t step;
+	struct owned_run run;
 
-	for (size_t i = 0; i < s->block_count; i += step) {
-		int r;
+	for (size_t i = 0; next_owned(s, &i, s->block_count, &run);) {
+		int r = window_map_private(s, run.ram.start, run.ram.size >> MM_PAGE_SHIFT,
+		                           pool_store(s->pool), run.frame);
 
-		step = 1;
-		if (s->blocks[i].state != BLOCK_OWNED)
-			continue;
-		step = owned_stretch(s, i, &ram);
-		r = window_map_private(s, ram.start, ram.size >> MM_PAGE_SHIFT, pool_store(s->pool),
-		                       s->blocks[i].frame);
 		if (r) {
-			unprotect_owned(s, i);
+			unprotect_owned(s, run.first);
 			return r;
 		}
 	}

@@ -182,36 +182,41 @@ static int own_all(struct space *s, bool fill)
 	return 0;
 }
 
-size_t owned_stretch(const struct space *s, size_t first, struct gpa_range *ram)
+/* Block `b` goes on where the run ends, in the guest and in the pool. */
+static bool joins(const struct space *s, const struct owned_run *run, size_t b)
 {
-	size_t i = first;
+	struct gpa_range r = block_range(s, b);
 
-	*ram = block_range(s, first);
-	while (++i < s->block_count) {
-		const struct block *b = &s->blocks[i];
-		struct gpa_range r = block_range(s, i);
+	return s->blocks[b].state == BLOCK_OWNED && r.size > 0 &&
+	       gpa_range_end(run->ram) == r.start.v &&
+	       s->blocks[b].frame.n == run->frame.n + run->count * MM_BLOCK_PAGES;
+}
 
-		if (b->state != BLOCK_OWNED || b->frame.n != b[-1].frame.n + MM_BLOCK_PAGES ||
-		    r.size == 0 || gpa_range_end(*ram) != r.start.v)
-			break;
-		ram->size += r.size;
+bool next_owned(const struct space *s, size_t *at, size_t end, struct owned_run *out)
+{
+	size_t i = *at;
+
+	while (i < end && s->blocks[i].state != BLOCK_OWNED)
+		i++;
+	*at = i;
+	if (i == end)
+		return false;
+	*out = (struct owned_run){i, 1, block_range(s, i), s->blocks[i].frame};
+	while (++i < end && joins(s, out, i)) {
+		out->ram.size += block_range(s, i).size;
+		out->count++;
 	}
-	return i - first;
+	*at = i;
+	return true;
 }
 
 static int map_owned(struct space *s)
 {
-	struct gpa_range ram;
-	size_t step;
+	struct owned_run run;
 
-	for (size_t i = 0; i < s->block_count; i += step) {
-		int r;
+	for (size_t i = 0; next_owned(s, &i, s->block_count, &run);) {
+		int r = window_map_owned(s, run.ram, run.frame);
 
-		step = 1;
-		if (s->blocks[i].state != BLOCK_OWNED)
-			continue;
-		step = owned_stretch(s, i, &ram);
-		r = window_map_owned(s, ram, s->blocks[i].frame);
 		if (r)
 			return r;
 	}
@@ -415,18 +420,13 @@ static uint64_t count_shared(const struct space *s)
 
 static void count_owned(const struct space *s, struct space_stats *out)
 {
-	struct gpa_range ram;
-	size_t step;
+	struct owned_run run;
 
-	for (size_t i = 0; i < s->block_count; i += step) {
-		step = 1;
-		if (s->blocks[i].state != BLOCK_OWNED)
-			continue;
-		step = owned_stretch(s, i, &ram);
-		out->owned_committed += store_data_frames(pool_store(s->pool), s->blocks[i].frame,
-		                                          ram.size >> MM_PAGE_SHIFT);
-		for (size_t k = 0; k < step; k++)
-			out->huge_blocks += s->blocks[i + k].huge;
+	for (size_t i = 0; next_owned(s, &i, s->block_count, &run);) {
+		out->owned_committed += store_data_frames(pool_store(s->pool), run.frame,
+		                                          run.ram.size >> MM_PAGE_SHIFT);
+		for (size_t k = 0; k < run.count; k++)
+			out->huge_blocks += s->blocks[run.first + k].huge;
 	}
 }
 

@@ -108,11 +108,18 @@ const struct region *space_region(const struct space *s, gpa_t a);
 /* The part of block `index` that is RAM: a region may end inside its last block. */
 struct gpa_range block_range(const struct space *s, size_t index);
 
+/* OWNED blocks with neighbouring frames: one mapping serves them. */
+struct owned_run {
+	size_t first, count;  /* blocks */
+	struct gpa_range ram; /* what they cover */
+	frame_t frame;        /* of the first */
+};
+
 /*
- * How many OWNED blocks from `first` on (itself OWNED) have neighbouring frames, so that one
- * mapping serves them; *ram is what they cover.
+ * The next such run among blocks [*at, end), as long as it can be; *at moves behind it. Lock held.
+ * Return: false when there is none left.
  */
-size_t owned_stretch(const struct space *s, size_t first, struct gpa_range *ram);
+bool next_owned(const struct space *s, size_t *at, size_t end, struct owned_run *out);
 
 /* Private pages of all SHARED blocks, in order. Lock held. Return: as pagemap_private(). */
 int space_private_runs(struct space *s, struct page_runs *out);
