@@ -403,6 +403,8 @@ int space_publish(struct space *s, const void *state, size_t state_size, struct 
 	struct image *image;
 	int r;
 
+	if (s->linear)
+		return -ENOTSUP;
 	lock_take(&s->lock);
 	r = s->holds ? -EBUSY : prepare(s, &p);
 	if (r)

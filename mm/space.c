@@ -59,28 +59,40 @@ static uint64_t ram_bytes(const struct space *s)
 	return sum;
 }
 
+uint64_t space_window_size(const struct ram_region *ram, size_t count)
+{
+	if (ram_check(ram, count))
+		return 0;
+	return align_up(gpa_range_end(ram[count - 1].range), MM_BLOCK_SIZE) - ram[0].range.start.v;
+}
+
+static const struct backend_ops *choose_backend(const struct space_config *c)
+{
+	if (c->memory)
+		return &backend_linear;
+	return c->image ? &backend_image : &backend_alloc;
+}
+
 static int take_regions(struct space *s, const struct space_config *c)
 {
 	const struct ram_region *ram = c->ram;
 	size_t count = c->ram_count;
-	int r;
 
 	if (c->image)
 		ram = image_ram(c->image, &count);
-	r = ram_check(ram, count);
-	if (r)
-		return r;
+	s->size = space_window_size(ram, count);
+	if (s->size == 0)
+		return -EINVAL;
 	for (size_t i = 0; i < count; i++) {
 		s->ram[i] = ram[i];
 		s->regions[i] = (struct region){
 			.ram = ram[i],
-			.backend = c->image ? &backend_image : &backend_alloc,
+			.backend = choose_backend(c),
 			.permits = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC,
 		};
 	}
 	s->region_count = count;
 	s->first = ram[0].range.start;
-	s->size = align_up(gpa_range_end(ram[count - 1].range), MM_BLOCK_SIZE) - s->first.v;
 	s->block_count = (size_t)(s->size >> MM_BLOCK_SHIFT);
 	return 0;
 }
@@ -115,6 +127,10 @@ static bool limit_binds(const struct space *s, const struct space_config *c)
 static const struct fault_ops *choose_path(const struct space *s, const struct space_config *c,
                                            const char **why)
 {
+	if (s->linear) {
+		*why = "the memory is the embedder's: nothing in it is decided here";
+		return &fault_kernel;
+	}
 	switch (c->faults) {
 	case FAULTS_KERNEL:
 		*why = "asked for";
@@ -246,6 +262,8 @@ static int premap(struct space *s, const struct space_config *c)
 {
 	int r;
 
+	if (s->linear)
+		return linear_premap(s, c->populate);
 	if (s->faults->lazy && !c->populate)
 		return 0;
 	if (s->image)
@@ -256,7 +274,11 @@ static int premap(struct space *s, const struct space_config *c)
 
 static int check_config(const struct space_config *c)
 {
-	if (c->populate && c->image)
+	if (c->populate && c->image && !c->memory)
+		return -EINVAL;
+	if (c->memory && c->faults == FAULTS_UFFD)
+		return -EINVAL;
+	if (!is_aligned((uintptr_t)c->memory, MM_BLOCK_SIZE))
 		return -EINVAL;
 	for (size_t i = 0; !c->image && i < c->ram_count; i++)
 		if (c->ram[i].page_size == PAGE_SIZE_1G)
@@ -277,6 +299,7 @@ int space_create(const struct space_config *c, struct space **out)
 	s->fault.uffd = s->fault.stop = -1;
 	s->nomem = c->nomem;
 	s->ctx = c->ctx;
+	s->linear = c->memory != NULL;
 	s->pool = pool_get(c->pool);
 	s->image = c->image ? image_get(c->image) : NULL;
 	lock_init(&s->lock, LOCK_SPACE);
@@ -289,7 +312,7 @@ int space_create(const struct space_config *c, struct space **out)
 	/*
 	 * The window first: one too large for the host is refused before its block table is made.
 	 */
-	r = window_reserve(s);
+	r = window_reserve(s, c->memory);
 	if (r == 0)
 		r = map_blocks(s);
 	if (r == 0)
@@ -360,6 +383,11 @@ enum block_state space_block_state(struct space *s, gpa_t a)
 	return state;
 }
 
+bool space_is_linear(const struct space *s)
+{
+	return s->linear;
+}
+
 struct image *space_image(const struct space *s)
 {
 	return s->image;
@@ -407,7 +435,7 @@ static uint64_t count_shared(const struct space *s)
 	const struct run *run;
 	uint64_t sum = 0;
 
-	if (!s->image)
+	if (!s->image || s->linear)
 		return 0;
 	run = image_runs(s->image, &count);
 	for (size_t i = 0; i < count; i++)
@@ -457,10 +485,15 @@ int space_stats(struct space *s, struct space_stats *out)
 static const char *audit_block(struct space *s, size_t i)
 {
 	const struct block *b = &s->blocks[i];
+	bool linear = s->linear && block_range(s, i).size > 0;
 
+	if (linear != (b->state == BLOCK_LINEAR))
+		return "block is LINEAR and its space is not, or the other way round";
 	switch ((enum block_state)b->state) {
 	case BLOCK_EMPTY:
 		return b->partial || b->mapped || b->huge ? "EMPTY block with traces" : NULL;
+	case BLOCK_LINEAR:
+		return NULL;
 	case BLOCK_SHARED:
 		return b->huge ? "SHARED block claims a huge page" : NULL;
 	case BLOCK_OWNED:

@@ -9,6 +9,7 @@
  *     OWNED    frames from the pool, this space alone, mapped MAP_SHARED
  *     SHARED   frames of an image (or none: zero), mapped MAP_PRIVATE; the first write to a page
  *              makes a private copy in anonymous memory
+ *     LINEAR   memory of the embedder's; all blocks of a space are, or none
  *
  *     EMPTY --violation--> OWNED --publish--> SHARED --clone--> SHARED (in the clone)
  *
@@ -65,6 +66,7 @@ enum block_state {
 	BLOCK_EMPTY = 0,
 	BLOCK_OWNED,
 	BLOCK_SHARED,
+	BLOCK_LINEAR,
 };
 
 struct space_config {
@@ -73,8 +75,19 @@ struct space_config {
 	size_t ram_count;
 	struct image *image; /* NULL: fresh memory. Else the space is a clone of it */
 	enum fault_choice faults;
-	bool populate;         /* give every block its frames now (fresh memory only) */
+	bool populate;         /* give every block its frames now (fresh memory or `memory` only) */
 	uint64_t limit_frames; /* the most this space may own; 0: as much as its RAM */
+
+	/*
+	 * Memory of the caller's to use as the window, or NULL. space_window_size() bytes, readable
+	 * and writable, starting at a 2 MiB boundary; address a of the guest lies a - f bytes into
+	 * it, f being where the first region starts. It outlives the space, which never maps, unmaps
+	 * or registers anything in it and takes no frames for it; limit_frames means nothing. The
+	 * host kernel resolves every fault, so faults == UFFD is refused. With an image, only its
+	 * layout is used: the caller vouches that the memory holds what the image does.
+	 * For memory shared with other processes, and to compare ways of backing a guest.
+	 */
+	void *memory;
 
 	/*
 	 * Called without locks, from the thread that found it, when a vCPU's violation ended in
@@ -99,12 +112,19 @@ struct space_stats {
 };
 
 /*
+ * Bytes of window that these regions need: from the start of the first to the end of the last,
+ * whole blocks. 0 for regions that space_create() would refuse.
+ */
+uint64_t space_window_size(const struct ram_region *ram, size_t count);
+
+/*
  * Make a space and its window. With an image, this is the memory half of a clone: a few mmaps
  * and one reference on the image, whatever the RAM.
- * Return: 0; -EINVAL for bad regions (see image_create) or populate with an image; -ENOMEM (host
- * memory, mappings or frames); -ENOTSUP for 1G pages (they need a hugetlb pool); -EPERM when faults
+ * Return: 0; -EINVAL for bad regions (see image_create), populate with an image but without
+ * memory, memory that is misaligned or comes with faults == UFFD; -ENOMEM (host memory, mappings
+ * or frames); -ENOTSUP for 1G pages (they need a hugetlb pool); -EPERM when faults
  * == UFFD and userfaultfd is not permitted;
- * -EMFILE. On failure nothing is kept.
+ * -EMFILE; as MADV_POPULATE_WRITE where memory is to be populated. On failure nothing is kept.
  */
 int space_create(const struct space_config *config, struct space **out);
 
@@ -161,8 +181,8 @@ void space_release(struct hold *h);
  * The memory half of a snapshot: the stopped space's memory becomes an immutable image and the
  * space goes on as a clone of it. OWNED blocks change hands without a copy; private pages are
  * copied, packed, into fresh frames. `state` is kept with the image.
- * Return: 0; -EBUSY while holds are out; -ENOMEM (frames, host memory); -errno of reading
- * pagemap. On failure the space's contents are as before; blocks that are mostly private may have
+ * Return: 0; -EBUSY while holds are out; -ENOTSUP when the memory is the embedder's; -ENOMEM
+ * (frames, host memory); -errno of reading pagemap. On failure the space's contents are as before; blocks that are mostly private may have
  * been copied whole and so have become OWNED.
  */
 int space_publish(struct space *s, const void *state, size_t state_size, struct image **out);
@@ -185,6 +205,9 @@ void space_shutdown(struct space *s);
 
 /* State of the block that holds `a`; BLOCK_EMPTY outside RAM. For tests and reports. */
 enum block_state space_block_state(struct space *s, gpa_t a);
+
+/* Its memory is the embedder's (space_config.memory). */
+bool space_is_linear(const struct space *s);
 
 /* The image this space is a clone of, borrowed, or NULL. */
 struct image *space_image(const struct space *s);

@@ -42,8 +42,9 @@ struct backend_ops {
 	const char *name;
 	int (*fill)(struct space *s, struct block *b, struct violation v, struct gpa_range *done);
 };
-extern const struct backend_ops backend_alloc; /* zeroed frames of the pool */
-extern const struct backend_ops backend_image; /* the image's frames, else as alloc */
+extern const struct backend_ops backend_alloc;  /* zeroed frames of the pool */
+extern const struct backend_ops backend_image;  /* the image's frames, else as alloc */
+extern const struct backend_ops backend_linear; /* memory of the embedder's */
 
 struct region {
 	struct ram_region ram;
@@ -62,6 +63,7 @@ struct space {
 	gpa_t first;     /* gpa of the window's start, 2 MiB aligned */
 	uint64_t size;   /* bytes of window, 2 MiB aligned */
 	uint8_t *window; /* `first` is here */
+	bool linear;     /* the window is the embedder's */
 	size_t block_count;
 	const struct fault_ops *faults;
 	const char *faults_why;
@@ -126,8 +128,11 @@ int space_private_runs(struct space *s, struct page_runs *out);
 
 /* ---- window.c: every mapping made in a window ---- */
 
-/* Reserve the window, every region readable, writable and zero. Return: 0 or -ENOMEM. */
-int window_reserve(struct space *s);
+/*
+ * Reserve the window, every region readable, writable and zero; or take the embedder's `memory`.
+ * Return: 0 or -ENOMEM.
+ */
+int window_reserve(struct space *s, void *memory);
 void window_release(struct space *s);
 
 /*
@@ -163,6 +168,9 @@ int alloc_reserve(struct space *s, const struct block *b, frame_t *out);
 
 /* `b` becomes OWNED with frames from alloc_reserve(). Lock held. */
 void alloc_commit(struct space *s, struct block *b, frame_t f);
+
+/* Every block LINEAR; with `populate`, every page there. Return: 0; -errno of madvise. */
+int linear_premap(struct space *s, bool populate);
 
 /* ---- violation.c ---- */
 

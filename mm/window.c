@@ -5,10 +5,12 @@
  * Every call replaces whole pages of an existing mapping (MAP_FIXED) inside the reserved run, so it
  * never leaves a hole and never moves anything. The kernel checks the number of mappings before it
  * unmaps the old one: a refused call leaves the old mapping in place. When it returns, the MMU
- * notifiers have run: no vCPU sees the old frames any more.
+ * notifiers have run: no vCPU sees the old frames any more. In memory of the embedder's no call is
+ * ever made.
  */
 #include <sys/mman.h>
 
+#include "mm/check.h"
 #include "mm/space_internal.h"
 
 static int map_fixed(struct space *s, struct gpa_range r, int prot, int flags, int fd,
@@ -16,6 +18,7 @@ static int map_fixed(struct space *s, struct gpa_range r, int prot, int flags, i
 {
 	void *want = window_ptr(s, r.start);
 
+	CHECK(!s->linear);
 	if (mmap(want, r.size, prot, flags | MAP_FIXED | MAP_NORESERVE, fd, (off_t)offset) ==
 	    MAP_FAILED)
 		return -errno;
@@ -57,13 +60,17 @@ static uint64_t window_align(const struct space *s)
 	return MM_BLOCK_SIZE;
 }
 
-int window_reserve(struct space *s)
+int window_reserve(struct space *s, void *memory)
 {
 	uint64_t align = window_align(s);
 	uint64_t spare = s->size + align;
 	uint8_t *got, *base;
 	int r;
 
+	if (memory) {
+		s->window = memory;
+		return 0;
+	}
 	got = mmap(NULL, spare, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (got == MAP_FAILED)
 		return -errno;
@@ -84,7 +91,7 @@ int window_reserve(struct space *s)
 
 void window_release(struct space *s)
 {
-	if (s->window)
+	if (s->window && !s->linear)
 		munmap(s->window, s->size);
 	s->window = NULL;
 }

@@ -113,6 +113,23 @@ static int make_pmem_space(struct vm *vm, const struct vm_config *c, struct spac
 	return r ? space_failed(err, r) : 0;
 }
 
+/* Of the caller's memory. Return: 0 or -EINVAL. */
+static int check_memory(const struct vm_config *c, struct vm_error *err)
+{
+	if (!c->memory)
+		return 0;
+	if (!is_aligned((uintptr_t)c->memory, MM_BLOCK_SIZE))
+		return fail(err, -EINVAL, "guest memory at %p: must start at a 2 MiB boundary",
+		            c->memory);
+	if (c->faults == FAULTS_UFFD)
+		return fail(err, -EINVAL,
+		            "guest memory of the caller's: faults there are the kernel's alone");
+	if (c->pmem)
+		return fail(err, -EINVAL,
+		            "guest memory of the caller's: %s cannot be mapped into it", c->pmem);
+	return 0;
+}
+
 static int make_space(struct vm *vm, const struct vm_config *c, struct vm_error *err)
 {
 	struct ram_region ram[ARCH_MAX_RAM_REGIONS];
@@ -125,9 +142,12 @@ static int make_space(struct vm *vm, const struct vm_config *c, struct vm_error 
 		.limit_frames = c->limit_bytes >> MM_PAGE_SHIFT,
 		.nomem = on_nomem,
 		.ctx = vm,
+		.memory = c->memory,
 	};
-	int r;
+	int r = check_memory(c, err);
 
+	if (r)
+		return r;
 	if (!c->image) {
 		r = lay_out_ram(c, ram, err);
 		if (r < 0)
@@ -138,6 +158,25 @@ static int make_space(struct vm *vm, const struct vm_config *c, struct vm_error 
 	}
 	r = space_create(&sc, &vm->space);
 	return r ? space_failed(err, r) : 0;
+}
+
+int vm_memory_size(const struct vm_config *c, uint64_t *out, struct vm_error *err)
+{
+	struct ram_region fresh[ARCH_MAX_RAM_REGIONS];
+	const struct ram_region *ram = fresh;
+	size_t count;
+	int r;
+
+	if (c->image) {
+		ram = image_ram(c->image, &count);
+	} else {
+		r = lay_out_ram(c, fresh, err);
+		if (r < 0)
+			return r;
+		count = (size_t)r;
+	}
+	*out = space_window_size(ram, count);
+	return 0;
 }
 
 static int make_slots(struct vm *vm, struct vm_error *err)
@@ -486,6 +525,10 @@ int vm_snapshot(struct vm *vm, struct image **out, struct vm_error *err)
 
 	if (atomic_load(&vm->ruined))
 		return fail(err, -ENOTRECOVERABLE, "the guest ran out of frames and was given up");
+	if (space_is_linear(vm->space))
+		return fail(
+			err, -ENOTSUP,
+			"the guest runs on memory of the embedder's: there are no frames to share");
 	r = vmstate_save(vm, &state, &size);
 	if (r)
 		return fail(err, r, "machine state: %s", strerror(-r));

@@ -50,6 +50,14 @@ struct vm_config {
 	enum fault_choice faults;
 	uint64_t limit_bytes; /* of pool memory; 0: as much as its RAM */
 
+	/*
+	 * Memory of the caller's to run the guest on, or NULL: vm_memory_size() bytes that outlive
+	 * the VM (what must hold of it: struct space_config). With an image the caller vouches that
+	 * it holds the image's contents, private to this VM; the identity is written through it.
+	 * Such a VM cannot be snapshotted, and has no pmem.
+	 */
+	void *memory;
+
 	console_write_fn *console; /* may be NULL */
 	void *console_ctx;
 };
@@ -87,8 +95,15 @@ struct vm_error {
 };
 
 /*
+ * Bytes that `memory` must have for this configuration: of ram_bytes and page_size, or of the
+ * image; holes in the guest's address space included.
+ * Return: 0; -EINVAL, -EFBIG for a RAM size that vm_create() would refuse.
+ */
+int vm_memory_size(const struct vm_config *c, uint64_t *out, struct vm_error *err);
+
+/*
  * Make a VM. With an image it is ready to run; without, boot it first.
- * Return: 0; -EINVAL (RAM size, cpus 0 or too many, arg too long); -ENOTSUP (image for other
+ * Return: 0; -EINVAL (RAM size, cpus 0 or too many, arg too long, memory that cannot be used); -ENOTSUP (image for other
  * hardware);
  * -EBADMSG (image state damaged); -ENOMEM; -errno of KVM. err->text says what in one line.
  */
@@ -134,8 +149,8 @@ void vm_kick(struct vm *vm);
 
 /*
  * The stopped VM becomes an image (memory shared, not copied); it may run on afterwards.
- * Return: 0; -ENOTRECOVERABLE when the guest was given up for want of frames; -errno of
- * space_publish() or KVM, then the VM is as before.
+ * Return: 0; -ENOTRECOVERABLE when the guest was given up for want of frames; -ENOTSUP when its
+ * memory is the embedder's; -errno of space_publish() or KVM, then the VM is as before.
  */
 int vm_snapshot(struct vm *vm, struct image **out, struct vm_error *err);
 

@@ -88,6 +88,8 @@ static bool block_matches(struct model *m, unsigned i, size_t index)
 		return memcmp(want, buf, r.size) == 0;
 	case BLOCK_SHARED:
 		return memcmp(want, window_ptr(s, r.start), r.size) == 0;
+	case BLOCK_LINEAR:
+		break;
 	}
 	return false;
 }
