@@ -29,7 +29,8 @@
 #define ABI_ARGS_MAX   1024u
 #define ABI_ENTROPY    32u
 #define ABI_CRASH_REGS 24u
-#define ABI_WRITE_MAX  (1u << 20) /* bytes one ABI_WRITE may carry */
+#define ABI_WRITE_MAX  (1u << 20) /* bytes one ABI_WRITE or ABI_OUTPUT may carry */
+#define ABI_INPUT_MAX  (1u << 30) /* bytes one ABI_INPUT copies at most */
 
 struct abi_boot {
 	uint64_t magic;
@@ -65,13 +66,25 @@ enum abi_op {
 	 * not return.
 	 */
 	ABI_CRASH = 5,
+	/*
+	 * Copy what whoever runs the VM gave it as input, from byte `value` on, at most `size` and
+	 * ABI_INPUT_MAX bytes, to `buf`. `result` is how many were copied, 0 at the input's end and
+	 * where there is none; -EFAULT, and nothing is copied, when they would not all lie in RAM.
+	 */
+	ABI_INPUT = 6,
+	/*
+	 * Hand the `size` bytes at `buf`, which lie in one run of RAM, to whoever runs the VM.
+	 * `result` is 0, also when nobody listens; -EMSGSIZE when there are more than ABI_WRITE_MAX;
+	 * -EFAULT when they are not all RAM.
+	 */
+	ABI_OUTPUT = 7,
 };
 
 struct abi_request {
 	uint32_t op;    /* enum abi_op */
 	int32_t result; /* out: >= 0, or -errno (Linux numbers) */
 	uint64_t value; /* in: by op */
-	uint64_t buf;   /* in: address of ABI_WRITE's bytes, of ABI_CRASH's struct abi_crash */
+	uint64_t buf;   /* in: address of the bytes, of ABI_CRASH's struct abi_crash */
 	uint64_t size;  /* in: their size */
 
 	/* Outputs of ABI_READY and ABI_FORK. */

@@ -71,6 +71,27 @@ int guest_fork(const struct abi_request **out)
 	return r->result;
 }
 
+int64_t guest_input(uint64_t offset, void *buf, uint64_t size)
+{
+	uint64_t done = 0;
+
+	while (done < size) {
+		int32_t n = ring(ABI_INPUT, offset + done, (char *)buf + done, size - done)->result;
+
+		if (n < 0)
+			return n;
+		if (n == 0)
+			break;
+		done += (uint64_t)n;
+	}
+	return (int64_t)done;
+}
+
+int guest_output(const void *buf, uint64_t size)
+{
+	return ring(ABI_OUTPUT, 0, buf, size)->result;
+}
+
 /* ---- boot ---- */
 
 void guest_entry(const struct abi_boot *boot, unsigned index)

@@ -86,6 +86,18 @@ const struct abi_request *guest_ready(void);
  */
 int guest_fork(const struct abi_request **out);
 
+/*
+ * Copy the VM's input from byte `offset` on, at most `size` bytes of it.
+ * Return: how many were copied, fewer than `size` only at its end, or -errno (Linux numbers).
+ */
+int64_t guest_input(uint64_t offset, void *buf, uint64_t size);
+
+/*
+ * Hand `size` bytes (at most ABI_WRITE_MAX) to whoever runs the VM, at once: the console's
+ * buffer is another matter. Return: 0, also when nobody listens, or -errno.
+ */
+int guest_output(const void *buf, uint64_t size);
+
 /* ---- console ---- */
 
 /*

@@ -37,10 +37,12 @@ const struct device_ops guestctl_ops = {
 	.write = ring_write,
 };
 
-void guestctl_init(struct guestctl *g, struct space *space, struct console *console)
+void guestctl_init(struct guestctl *g, struct space *space, struct console *console,
+                   const struct vm_mailbox *mailbox)
 {
 	g->space = space;
 	g->console = console;
+	g->mailbox = *mailbox;
 	for (size_t i = 0; i < VM_MAX_CPUS; i++)
 		g->bell[i] = BELL_SILENT;
 }
@@ -64,6 +66,45 @@ static int32_t write_console(struct guestctl *g, const struct request_head *r)
 		space_release(&h);
 	}
 	return (int32_t)done;
+}
+
+/* From the input to guest memory, all that is left of it and asked for. */
+static int32_t read_input(struct guestctl *g, const struct request_head *r)
+{
+	const struct vm_mailbox *m = &g->mailbox;
+	uint64_t left, size;
+	int e;
+
+	if (r->value >= m->input_size)
+		return 0;
+	left = m->input_size - r->value;
+	size = r->size < left ? r->size : left;
+	if (size > ABI_INPUT_MAX)
+		size = ABI_INPUT_MAX;
+	e = space_write(g->space, (gpa_t){r->buf}, (const uint8_t *)m->input + r->value, size);
+	return e ? e : (int32_t)size;
+}
+
+/* A message arrives whole, or not at all. */
+static int32_t send_output(struct guestctl *g, const struct request_head *r)
+{
+	const struct vm_mailbox *m = &g->mailbox;
+	struct hold h;
+	int e;
+
+	if (r->size > ABI_WRITE_MAX)
+		return -EMSGSIZE;
+	if (r->size == 0)
+		return 0;
+	e = space_hold(g->space, (gpa_t){r->buf}, r->size, ACCESS_READ, &h);
+	if (e)
+		return e;
+	if (h.size < r->size)
+		e = -EFAULT;
+	else if (m->output)
+		m->output(m->ctx, h.ptr, h.size);
+	space_release(&h);
+	return e;
 }
 
 static void describe_crash(struct guestctl *g, const struct request_head *r, struct vm_report *out)
@@ -122,6 +163,12 @@ bool guestctl_serve(struct guestctl *g, unsigned cpu, struct vm_report *out, gpa
 		return true;
 	case ABI_WRITE:
 		result = write_console(g, &r);
+		break;
+	case ABI_INPUT:
+		result = read_input(g, &r);
+		break;
+	case ABI_OUTPUT:
+		result = send_output(g, &r);
 		break;
 	default:
 		result = -ENOSYS;

@@ -3,10 +3,11 @@
  * vmm/guestctl.h - the guest-control device: the doorbell page of guest/abi.h.
  *
  * A store to the doorbell only notes whose bell rang; the vCPU's run loop then calls
- * guestctl_serve(), which does console output on the spot and turns everything else into an
- * event for the VM's owner. Requests are read and answered through space_read/write.
+ * guestctl_serve(), which does console output and the mailbox on the spot and turns everything
+ * else into an event for the VM's owner. Requests are read and answered through space_read/write.
  *
- * Concurrency: each vCPU has its own bell; vCPUs may ring at once.
+ * Concurrency: each vCPU has its own bell; vCPUs may ring at once. The mailbox changes only while
+ * all of them are stopped.
  */
 #ifndef COWSLIP_VMM_GUESTCTL_H
 #define COWSLIP_VMM_GUESTCTL_H
@@ -23,6 +24,7 @@
 struct guestctl {
 	struct space *space;
 	struct console *console;
+	struct vm_mailbox mailbox;
 	uint64_t bell[VM_MAX_CPUS]; /* each vCPU's: gpa of a request to serve, or SILENT */
 };
 
@@ -38,7 +40,8 @@ struct guest_identity {
 
 extern const struct device_ops guestctl_ops;
 
-void guestctl_init(struct guestctl *g, struct space *space, struct console *console);
+void guestctl_init(struct guestctl *g, struct space *space, struct console *console,
+                   const struct vm_mailbox *mailbox);
 
 /*
  * Serve what vCPU `cpu` rang. Return: true when it is an event: *out says which (VM_EXITED,

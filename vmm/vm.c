@@ -243,11 +243,11 @@ static void on_power_irq(void *ctx, bool level)
 	(void)kvm_irq_line(vm->fd, arch_info.pm_irq, level);
 }
 
-static int make_devices(struct vm *vm, struct vm_error *err)
+static int make_devices(struct vm *vm, const struct vm_mailbox *mailbox, struct vm_error *err)
 {
 	int r = bus_add(&vm->mmio, arch_info.doorbell.v, MM_PAGE_SIZE, &guestctl_ops, &vm->ctl);
 
-	guestctl_init(&vm->ctl, vm->space, &vm->console);
+	guestctl_init(&vm->ctl, vm->space, &vm->console, mailbox);
 	if (r == 0 && arch_info.serial_port)
 		r = bus_add(&vm->ports, arch_info.serial_port, SERIAL_SIZE, &serial_ops,
 		            &vm->serial);
@@ -345,7 +345,7 @@ static int make_machine(struct vm *vm, const struct vm_config *c, struct vm_erro
 	if (r == 0)
 		r = make_slots(vm, err);
 	if (r == 0)
-		r = make_devices(vm, err);
+		r = make_devices(vm, &c->mailbox, err);
 	if (r == 0)
 		r = c->image ? restore(vm, c->image, err) : init_vcpus(vm, err);
 	if (r)
@@ -513,6 +513,12 @@ int vm_boot_kernel(struct vm *vm, const struct kernel_files *files, struct vm_er
 size_t vm_input(struct vm *vm, const void *data, size_t size)
 {
 	return serial_input(&vm->serial, data, size);
+}
+
+void vm_set_input(struct vm *vm, const void *data, size_t size)
+{
+	vm->ctl.mailbox.input = data;
+	vm->ctl.mailbox.input_size = size;
 }
 
 /* ---- snapshots ---- */

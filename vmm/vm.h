@@ -30,6 +30,21 @@
 
 struct vm;
 
+/*
+ * What the VM's owner and a guest of guest/abi.h hand each other, beside the console: ABI_INPUT
+ * reads `input`, each ABI_OUTPUT is one call of `output`.
+ *
+ * `output` runs on the thread of the vCPU that rang (vCPU 0's is the caller of vm_run()), those of
+ * several vCPUs perhaps at once; the guest's vCPU stands still meanwhile. `data` is guest memory,
+ * which other vCPUs may write: copy before you check. It calls nothing that wants the VM stopped.
+ */
+struct vm_mailbox {
+	const void *input; /* borrowed: lives as long as the VM, or until the next vm_set_input() */
+	size_t input_size;
+	void (*output)(void *ctx, const void *data, size_t size); /* NULL: nobody listens */
+	void *ctx;
+};
+
 struct vm_config {
 	const struct kvm *kvm; /* outlives the VM */
 	struct pool *pool;     /* the VM takes a reference */
@@ -60,6 +75,7 @@ struct vm_config {
 
 	console_write_fn *console; /* may be NULL */
 	void *console_ctx;
+	struct vm_mailbox mailbox; /* zeroed: no input, nobody listens */
 };
 
 /* CLOCK_MONOTONIC nanoseconds; 0: has not happened. */
@@ -137,6 +153,12 @@ int vm_boot_kernel(struct vm *vm, const struct kernel_files *files, struct vm_er
  * guest has not read what it has. Any thread.
  */
 size_t vm_input(struct vm *vm, const void *data, size_t size);
+
+/*
+ * From now on the guest finds this input (borrowed as in struct vm_mailbox; NULL and 0 for none),
+ * whatever it has read of the last one. The VM is stopped.
+ */
+void vm_set_input(struct vm *vm, const void *data, size_t size);
 
 /* Run until something happens. deadline_ns: CLOCK_MONOTONIC, 0: none. */
 void vm_run(struct vm *vm, uint64_t deadline_ns, struct vm_report *out);
