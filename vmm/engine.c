@@ -7,7 +7,8 @@
  *        └── worker died ─────┘   all but the first of the queue: that one was running and is LOST
  *
  * A worker runs its queue in order, so the first unfinished number is the one its death
- * interrupted.
+ * interrupted. What a worker holds is its own to lose until it has answered RELEASE: a death may be
+ * heard of long after it happened.
  */
 #include "vmm/engine.h"
 
@@ -27,7 +28,7 @@
 #include "vmm/wire.h"
 
 /* A worker silent for this long, beyond what a clone may run, hangs or is stopped: it is killed. */
-#define SILENCE_NS UINT64_C(10000000000)
+#define SILENCE_NS UINT64_C(10000000000) /* by default */
 
 /* Messages taken from one worker before the others are heard. */
 #define RECEIVE_BATCH 64u
@@ -38,6 +39,7 @@ struct worker {
 	uint64_t queue[WIRE_DEPTH]; /* assigned, not DONE; first is running */
 	unsigned queued;
 	bool first_reported; /* queue[0] has ENDED (it may have forked others that have not) */
+	bool first_over;     /* and so have all that it forked */
 	uint64_t given;      /* numbers ever assigned */
 	uint64_t *held;      /* hold: numbers that are alive in it */
 	size_t held_count;
@@ -180,7 +182,7 @@ static void on_worker_gone(struct engine *e, struct worker *w)
 	if (w->queued == 0)
 		return;
 	/* In hold mode the first may just have been listed as held. */
-	if (!w->first_reported || !e->config->hold)
+	if (e->config->hold ? !w->first_reported : !w->first_over)
 		report_lost(e, w, w->queue[0], how);
 	e->unfinished--;
 	for (unsigned i = 1; i < w->queued; i++)
@@ -201,6 +203,7 @@ static void on_ended(struct engine *e, struct worker *w, struct wire *m)
 		if (e->config->hold && w->held_count < e->config->per_process)
 			w->held[w->held_count++] = m->number;
 	}
+	w->first_over = !m->more;
 	e->config->ended(e->config->ctx, &m->result);
 }
 
@@ -216,7 +219,17 @@ static void on_done(struct engine *e, struct worker *w)
 	w->queued--;
 	memmove(w->queue, w->queue + 1, w->queued * sizeof(w->queue[0]));
 	w->first_reported = false;
+	w->first_over = false;
 	e->unfinished--;
+}
+
+/* It was alive to the end: what it held has done all it had to. */
+static void on_pool(struct engine *e, struct worker *w, const struct wire *m)
+{
+	e->summary->alive += (unsigned)w->held_count;
+	w->held_count = 0;
+	e->summary->pool_used_frames += m->pool.used_frames;
+	e->summary->pool_limit_frames += m->pool.limit_frames;
 }
 
 static void on_message(struct engine *e, struct worker *w, struct wire *m, const uint8_t *bytes,
@@ -233,8 +246,7 @@ static void on_message(struct engine *e, struct worker *w, struct wire *m, const
 		on_done(e, w);
 		break;
 	case WIRE_POOL:
-		e->summary->pool_used_frames += m->pool.used_frames;
-		e->summary->pool_limit_frames += m->pool.limit_frames;
+		on_pool(e, w, m);
 		break;
 	case WIRE_RUN:
 	case WIRE_RELEASE:
@@ -362,10 +374,10 @@ static uint64_t patience_ends(const struct engine *e, const struct worker *w)
 	if (w->sock < 0 || w->hung)
 		return UINT64_MAX;
 	if (w->released)
-		return w->heard_ns + SILENCE_NS;
+		return w->heard_ns + e->config->silence_ns;
 	if (w->queued == 0 || timeout == 0 || timeout > UINT64_MAX / 2)
 		return UINT64_MAX;
-	return w->heard_ns + timeout + SILENCE_NS;
+	return w->heard_ns + timeout + e->config->silence_ns;
 }
 
 static void kill_silent(struct engine *e)
@@ -431,7 +443,6 @@ static void measure(struct engine *e)
 		const struct worker *w = &e->workers[i];
 		struct procmem mem;
 
-		s->alive += w->sock >= 0 ? (unsigned)w->held_count : 0;
 		if (!e->config->hold || w->sock < 0 || procmem_read(w->pid, &mem))
 			continue;
 		s->pss_bytes += mem.pss_bytes;
@@ -470,8 +481,6 @@ static void release(struct engine *e)
 		tell(&e->workers[i], WIRE_RELEASE, 0);
 		e->workers[i].released = true;
 		e->workers[i].heard_ns = clock_ns();
-		/* What dies from here on has done all it had to. */
-		e->workers[i].held_count = 0;
 	}
 	while (any_left(e)) {
 		if (hear(e) == 0)
@@ -526,6 +535,8 @@ int engine_run(const struct engine_config *given, struct engine_summary *out, st
 		         (unsigned long long)c.count, INT32_MAX / 2);
 		return -EINVAL;
 	}
+	if (c.silence_ns == 0)
+		c.silence_ns = SILENCE_NS;
 	if (c.per_process > c.count)
 		c.per_process = (unsigned)c.count;
 	r = vm_check_image(c.kvm, c.image, err);

@@ -59,7 +59,8 @@ struct engine_config {
 	 * %% a %. May be NULL.
 	 */
 	const char *input;
-	uint64_t timeout_ns; /* per clone; 0: none. A worker silent for 10 s longer is killed */
+	uint64_t timeout_ns; /* per clone; 0: none */
+	uint64_t silence_ns; /* a worker silent for this much longer is killed; 0: 10 s */
 	enum fault_choice faults;
 	uint64_t limit_bytes; /* per clone; 0: as much as its RAM */
 	bool quick;           /* leave clone_result.space empty: it costs some 100 us a clone */
@@ -70,7 +71,8 @@ struct engine_config {
 	/*
 	 * Once for each number 1..count, and once for each VM forked by a clone. A clone that
 	 * has been reported is reported again, as LOST, when its worker dies while the clone is
-	 * held alive or VMs it forked have not all ended.
+	 * held alive (until the worker has heard that all have ended) or VMs it forked have not
+	 * all ended.
 	 */
 	void (*ended)(void *ctx, const struct clone_result *result);
 };
@@ -81,7 +83,7 @@ struct engine_config {
 struct engine_summary {
 	unsigned workers;          /* processes started */
 	unsigned workers_lost;     /* of them, died */
-	unsigned alive;            /* clones alive when memory was measured */
+	unsigned alive;            /* clones held to the end */
 	uint64_t pss_bytes;        /* sum of the workers' Pss; hold mode only, else 0 */
 	uint64_t private_bytes;    /* of it, private pages (Private_Dirty + Private_Clean) */
 	uint64_t page_table_bytes; /* VmPTE of those workers */

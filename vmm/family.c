@@ -195,6 +195,11 @@ void family_run(struct family *f)
 	}
 }
 
+bool family_has_more(const struct family *f)
+{
+	return f->first && f->first->next;
+}
+
 uint64_t family_next_number(const struct family *f)
 {
 	return f->next_number;

@@ -62,6 +62,9 @@ struct vm *family_root(struct family *f);
 /* Run the root, then its descendants, until none is left. */
 void family_run(struct family *f);
 
+/* Do others wait for the one that runs to end? */
+bool family_has_more(const struct family *f);
+
 /* The number the next child would have: for another family to go on from. */
 uint64_t family_next_number(const struct family *f);
 

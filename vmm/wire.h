@@ -8,7 +8,7 @@
  *
  *     engine -> worker    RUN number ...     RELEASE
  *     worker -> engine    OUTPUT* ENDED (of the clone, then of what it forked)   DONE number
- *                         POOL (the last message, after RELEASE)
+ *                         POOL (the answer to RELEASE and the last message)
  */
 #ifndef COWSLIP_VMM_WIRE_H
 #define COWSLIP_VMM_WIRE_H
@@ -21,12 +21,13 @@ enum wire_kind {
 	WIRE_OUTPUT,  /* bytes of `number`'s console follow */
 	WIRE_ENDED,   /* result */
 	WIRE_DONE,    /* `number` and all it forked have ended */
-	WIRE_POOL,    /* pool statistics of this worker */
+	WIRE_POOL,    /* pool statistics of this worker, alive until now with all it held */
 };
 
 struct wire {
 	enum wire_kind kind;
 	uint64_t number;
+	bool more; /* ENDED: others of its family are still to come */
 	union {
 		struct clone_result result;
 		struct {

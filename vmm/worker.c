@@ -29,6 +29,7 @@ struct worker_state {
 	int sock;
 	struct pool *pool;
 	uint64_t next_child, child_step;
+	struct family *family; /* that runs; NULL: none */
 	struct held *held;
 };
 
@@ -101,7 +102,8 @@ static void describe(const struct worker_state *w, struct vm *vm, const struct v
 static bool on_ended(void *ctx, struct vm *vm, const struct vm_report *report)
 {
 	struct worker_state *w = ctx;
-	struct wire m = {.kind = WIRE_ENDED, .number = vm_number(vm)};
+	struct wire m = {
+		.kind = WIRE_ENDED, .number = vm_number(vm), .more = family_has_more(w->family)};
 	struct held *h;
 
 	describe(w, vm, report, &m.result);
@@ -118,12 +120,14 @@ static bool on_ended(void *ctx, struct vm *vm, const struct vm_report *report)
 
 static void on_failed(void *ctx, uint64_t number, int error, const char *why)
 {
+	const struct worker_state *w = ctx;
 	struct wire m = {.kind = WIRE_ENDED,
 	                 .number = number,
+	                 .more = w->family && family_has_more(w->family),
 	                 .result = {.number = number, .end = CLONE_FAILED, .code = error}};
 
 	snprintf(m.result.text, sizeof(m.result.text), "%s", why);
-	(void)send_wire(ctx, &m, NULL, 0);
+	(void)send_wire(w, &m, NULL, 0);
 }
 
 /* The next byte, or the clone's number, of an input text. Return: what to add; *at moves on. */
@@ -189,7 +193,9 @@ static void run_clone(struct worker_state *w, uint64_t number)
 	if (r) {
 		on_failed(w, number, r, err.text);
 	} else {
+		w->family = f;
 		family_run(f);
+		w->family = NULL;
 		w->next_child = family_next_number(f);
 		family_destroy(f);
 	}
