@@ -5,9 +5,11 @@
 #include "tests/kvm/lab.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -147,6 +149,30 @@ void lab_expect(struct vm *vm, enum vm_event event, int code)
 	cr_assert_eq(r.event, event, "event %d code %d: %s", r.event, r.code, r.text);
 	if (event == VM_EXITED)
 		cr_assert_eq(r.code, code, "exit code %d", r.code);
+}
+
+bool lab_frames_can_wait(void)
+{
+	unsigned long major, minor;
+	struct utsname host;
+	char *end;
+
+	cr_assert_eq(uname(&host), 0);
+	major = strtoul(host.release, &end, 10);
+	minor = *end == '.' ? strtoul(end + 1, NULL, 10) : 0;
+	return major > 6 || (major == 6 && minor >= 2);
+}
+
+void lab_expect_given_up(struct vm *vm)
+{
+	struct vm_report r = lab_run(vm);
+	struct image *image;
+	struct vm_error err;
+
+	cr_assert_eq(r.event, VM_FAILED, "event %d: %s", r.event, r.text);
+	cr_assert_eq(r.code, -ENOTRECOVERABLE);
+	cr_assert(strstr(r.text, "out of frames"), "%s", r.text);
+	cr_assert_eq(vm_snapshot(vm, &image, &err), -ENOTRECOVERABLE);
 }
 
 struct image *lab_snapshot(struct vm *vm)

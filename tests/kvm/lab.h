@@ -81,6 +81,14 @@ struct vm_report lab_run_for(struct vm *vm, uint64_t ns);
 /* It must end with `event`; for VM_EXITED with `code`. */
 void lab_expect(struct vm *vm, enum vm_event event, int code);
 
+/*
+ * Can this kernel interrupt a vCPU that waits for a frame, so that a VM out of frames pauses and
+ * goes on? From Linux 6.2 on. Before that it is reported once and given up.
+ */
+bool lab_frames_can_wait(void);
+/* After VM_NOMEM, where frames cannot wait: nothing of the VM can be had any more, and it says so. */
+void lab_expect_given_up(struct vm *vm);
+
 struct image *lab_snapshot(struct vm *vm);
 /* Audits of the VM's space and of the pool. */
 void lab_audit(const struct lab *l, struct vm *vm);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "tests/kvm/command.h"
+#include "tests/kvm/pace.h"
 
 #define CLONES    100
 #define NONCE_LEN 16
@@ -234,13 +235,13 @@ Test(cli, held_clones_share_memory)
 	said_free(&s);
 }
 
-/* A warm guest whose clones take about a second for each of four. */
-static void save_walker(const char *name, const char *size)
+/* A warm guest whose clones walk through `mib` MiB: long enough to kill someone meanwhile. */
+static void save_walker(const char *name, unsigned mib)
 {
 	char size_arg[32];
 	struct said s;
 
-	snprintf(size_arg, sizeof(size_arg), "size=%s", size);
+	snprintf(size_arg, sizeof(size_arg), "size=%uM", mib);
 	s = run(ARGS("run", "--mem", "128M", "--save", scratch(name), guest("memwalk"), "--",
 	             size_arg, "ready=1", "pattern=random"));
 	cr_assert_eq(s.status, 0, "%s", s.err);
@@ -269,7 +270,7 @@ Test(cli, killed_worker_costs_its_own_clones)
 	pid_t worker;
 	json_int_t lost;
 
-	save_walker("t.cow", "32M");
+	save_walker("t.cow", pace_rounds(32, 4));
 	r = start(ARGS("clone", "-n", "12", "-j", "1", "--per-process", "2", "--hold",
 	               "--stats=json", scratch("t.cow")),
 	          NULL);
@@ -300,7 +301,7 @@ Test(cli, killed_parent_leaves_no_worker)
 	struct said s;
 	size_t n;
 
-	save_walker("t.cow", "32M");
+	save_walker("t.cow", pace_rounds(32, 8));
 	r = start(ARGS("clone", "-n", "40", "-j", "2", scratch("t.cow")), NULL);
 	cr_assert_gt(first_worker(&r), 0);
 	n = children_of(r.pid, workers, 8);
@@ -433,7 +434,7 @@ Test(cli, clones_run_out_of_time)
 	struct said s;
 	json_t *json;
 
-	save_walker("t.cow", "96M");
+	save_walker("t.cow", 96);
 	s = run(ARGS("clone", "-n", "3", "--timeout", "0.01", "--stats=json", scratch("t.cow")));
 	cr_assert_eq(s.status, 124, "%d %s", s.status, s.err);
 	json = last_json(s.err);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "tests/kvm/lab.h"
+#include "tests/kvm/pace.h"
 #include "tests/kvm/script.h"
 #include "vmm/family.h"
 
@@ -200,7 +201,7 @@ TEST_BOTH_PATHS(stop, every_kick_counts)
 	lab_open(&l, POOL);
 	vm = scripted(&l, 1, faults, NULL);
 	count_for_ever(vm, 0);
-	every_kick_counts(vm, 2000);
+	every_kick_counts(vm, pace_rounds(2000, 300));
 	vm_destroy(vm);
 	lab_close(&l);
 }
@@ -214,7 +215,7 @@ Test(stop, every_kick_counts_smp)
 	vm = scripted(&l, 4, FAULTS_AUTO, NULL);
 	for (unsigned i = 0; i < 4; i++)
 		count_for_ever(vm, i);
-	every_kick_counts(vm, 300);
+	every_kick_counts(vm, pace_rounds(300, 60));
 	vm_destroy(vm);
 	lab_close(&l);
 }
@@ -323,7 +324,7 @@ TEST_BOTH_PATHS(stop, storm_and_first_touches)
 	struct lab l;
 
 	lab_open(&l, POOL);
-	for (int round = 0; round < 10; round++) {
+	for (unsigned round = 0; round < pace_rounds(10, 3); round++) {
 		struct vm_config c = lab_config(&l, SCRIPT_RAM, 1, faults, NULL);
 		struct vm *vm;
 
@@ -336,7 +337,7 @@ TEST_BOTH_PATHS(stop, storm_and_first_touches)
 		for (uint64_t i = 0; i < TOUCHED; i++) {
 			uint64_t at = SCRIPT_DATA + i * MM_PAGE_SIZE;
 
-			cr_assert_eq(script_word(vm, at), at, "round %d page %lu: %#lx", round, i,
+			cr_assert_eq(script_word(vm, at), at, "round %u page %lu: %#lx", round, i,
 			             script_word(vm, at));
 		}
 		vm_destroy(vm);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "tests/kvm/lab.h"
+#include "tests/kvm/pace.h"
 
 #define POOL (256 * MIB)
 
@@ -245,6 +246,7 @@ Test(vm_broken, pool_too_small)
 
 Test(vm_broken, state_truncated)
 {
+	const size_t ends = pace_rounds(256, HEAD_SIZE + RECORD_HEAD); /* cut at every byte */
 	struct footprint before;
 	struct image *image;
 	struct lab l;
@@ -256,7 +258,7 @@ Test(vm_broken, state_truncated)
 	state = state_copy(image, &size);
 	cr_assert_eq(try_state(&l, image, state, size), 0);
 	before = footprint_now();
-	for (size_t cut = 0; cut < size; cut += cut < 256 || cut + 256 > size ? 1 : 509)
+	for (size_t cut = 0; cut < size; cut += cut < ends || cut + ends > size ? 1 : 509)
 		cr_assert_eq(try_state(&l, image, state, cut), -EBADMSG, "%zu of %zu bytes", cut,
 		             size);
 	cr_assert_eq(try_state(&l, image, state, size + 8), -EBADMSG, "8 bytes too many");
@@ -358,6 +360,7 @@ Test(vm_broken, state_sizes_that_lie)
 /* Flipped bits: whatever the guest then is, the VMM refuses it or survives it. */
 Test(vm_broken, state_bits_flipped)
 {
+	const unsigned rounds = pace_rounds(300, 40);
 	uint64_t seed = lab_seed();
 	unsigned refused = 0;
 	struct footprint before = {0};
@@ -369,7 +372,7 @@ Test(vm_broken, state_bits_flipped)
 	lab_open(&l, POOL);
 	image = warm_image(&l, 2);
 	state = state_copy(image, &size);
-	for (unsigned i = 0; i < 300; i++) {
+	for (unsigned i = 0; i < rounds; i++) {
 		uint64_t bit = lab_random(&seed) % (size * 8);
 
 		if (i == 20)
