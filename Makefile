@@ -31,8 +31,8 @@ ARCH_SRCS_x86_64 := $(addprefix arch/x86_64/, \
 ARCH_SRCS := $(ARCH_SRCS_$(ARCH))
 
 VMM_SRCS := $(addprefix vmm/, \
-	atomic_file.c bus.c console.c elf.c engine.c family.c guestctl.c kernel.c kvm.c pmem.c \
-	power.c procmem.c serial.c snapshot.c snapshot_read.c snapshot_write.c vcpu.c vm.c \
+	atomic_file.c bus.c console.c elf.c engine.c family.c guestctl.c kernel.c kvm.c \
+	kvm_stats.c pmem.c power.c procmem.c serial.c snapshot.c snapshot_read.c snapshot_write.c vcpu.c vm.c \
 	vmstate.c watch.c worker.c)
 
 CLI_SRCS := $(addprefix vmm/, \

@@ -413,6 +413,7 @@ static bool on_ended(void *ctx, struct vm *vm, const struct vm_report *report)
 	struct vm_times times;
 	struct vm_exits exits;
 	struct space_stats space;
+	struct kvm_counters kvm;
 
 	/* The one that stdin goes to is the first, and has ended. */
 	cli_terminal_stop(r->terminal);
@@ -423,9 +424,11 @@ static bool on_ended(void *ctx, struct vm *vm, const struct vm_report *report)
 		vm_exits(vm, &exits);
 		/* Without pagemap the private frames are missing, and only they. */
 		(void)space_stats(vm_space(vm), &space);
+		/* Not every kernel counts. */
+		(void)vm_kvm_stats(vm, &kvm);
 		if (r->numbers.vms == 0)
 			pool_stats(r->pool, &r->numbers.pool);
-		stats_run_add(&r->numbers, &times, &space, &exits);
+		stats_run_add(&r->numbers, &times, &space, &exits, &kvm);
 	}
 	return false;
 }

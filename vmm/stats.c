@@ -82,7 +82,8 @@ static void space_add(struct space_stats *sum, const struct space_stats *s)
 }
 
 void stats_run_add(struct stats_run *s, const struct vm_times *times,
-                   const struct space_stats *space, const struct vm_exits *exits)
+                   const struct space_stats *space, const struct vm_exits *exits,
+                   const struct kvm_counters *kvm)
 {
 	if (s->vms++ == 0) {
 		s->times = *times;
@@ -94,6 +95,7 @@ void stats_run_add(struct stats_run *s, const struct vm_times *times,
 	s->exits.doorbell += exits->doorbell;
 	s->exits.interrupted += exits->interrupted;
 	s->exits.other += exits->other;
+	kvm_counters_add(&s->kvm, kvm);
 }
 
 static int add_span(struct series *s, uint64_t from, uint64_t to)
@@ -194,15 +196,33 @@ static json_t *run_exits_json(const struct vm_exits *e)
 	                 number(all_exits(e)));
 }
 
+static json_t *kvm_json(const struct kvm_counters *c)
+{
+	json_t *o;
+
+	if (!kvm_counters_any(c))
+		return json_null();
+	o = json_object();
+	for (enum kvm_counter i = 0; o && i < KVM_COUNTERS; i++) {
+		json_t *value = c->known[i] ? number(c->v[i]) : json_null();
+
+		if (json_object_set_new(o, kvm_counter_name(i), value)) {
+			json_decref(o);
+			return NULL;
+		}
+	}
+	return o;
+}
+
 json_t *stats_run_json(const struct stats_run *s)
 {
-	return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "command",
+	return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "command",
 	                 "run", "fault_path", text_or_null(s->first.fault_path), "fault_path_why",
 	                 text_or_null(s->first.fault_why), "violations", number(s->sum.violations),
 	                 "events", number(s->sum.events), "nomem", number(s->sum.nomem), "vms",
 	                 number(s->vms), "frames", frames_json(&s->first), "pool",
 	                 run_pool_json(&s->pool), "time_us", run_times_json(s), "exits",
-	                 run_exits_json(&s->exits));
+	                 run_exits_json(&s->exits), "kvm", kvm_json(&s->kvm));
 }
 
 static json_t *series_json(const struct series *s)
@@ -313,6 +333,18 @@ static void put_violations(const struct space_stats *s, FILE *to)
 	        s->violations, s->events, s->nomem);
 }
 
+/* The counters that no kernel with statistics lacks. */
+static void put_kvm(const struct kvm_counters *c, FILE *to)
+{
+	if (kvm_counters_any(c))
+		fprintf(to,
+		        "KVM            mappings of 4 KiB %" PRIu64 ", 2 MiB %" PRIu64
+		        ", 1 GiB %" PRIu64 "; faults that made one %" PRIu64 "; exits %" PRIu64
+		        "\n",
+		        c->v[KVM_PAGES_4K], c->v[KVM_PAGES_2M], c->v[KVM_PAGES_1G],
+		        c->v[KVM_PF_FIXED], c->v[KVM_EXITS]);
+}
+
 void stats_run_text(const struct stats_run *s, FILE *to)
 {
 	const struct vm_times *t = &s->times;
@@ -329,6 +361,7 @@ void stats_run_text(const struct stats_run *s, FILE *to)
 	put_violations(&s->sum, to);
 	fprintf(to, "VM exits       %" PRIu64 ", of them doorbell %" PRIu64 "\n",
 	        all_exits(&s->exits), s->exits.doorbell);
+	put_kvm(&s->kvm, to);
 	put_path(&s->first, to);
 }
 

@@ -18,6 +18,12 @@
  *     time_us        of the first VM: create, first_output (since it was asked for), run; and
  *                    total, from start to end of the command
  *     exits          over all VMs: mmio, io, doorbell, interrupted, other, total
+ *     kvm            KVM's own counters over all VMs and vCPUs, by KVM's names, when each VM ended:
+ *                    pages_4k, pages_2m, pages_1g (mappings), nx_lpage_splits; pf_taken, pf_fixed,
+ *                    pf_fast, pf_spurious, pf_emulate, pf_mmio_spte_created, pf_guest, tlb_flush,
+ *                    exits (those that KVM handled itself too), mmio_exits, io_exits,
+ *                    signal_exits, halt_exits. null: this kernel does not count that; kvm itself is
+ *                    null where there are no counters. vmm/kvm_stats.h says what they mean
  *
  * JSON of `clone`: command "clone", fault_path and fault_path_why (of the first clone to end),
  * violations, events, nomem and frames as above, each summed over all clones, and
@@ -47,6 +53,7 @@
 #include "mm/pool.h"
 #include "mm/space.h"
 #include "vmm/engine.h"
+#include "vmm/kvm_stats.h"
 #include "vmm/snapshot.h"
 #include "vmm/vm.h"
 
@@ -78,13 +85,15 @@ struct stats_run {
 	struct space_stats first; /* of the first VM */
 	struct space_stats sum;   /* counters over all VMs; the strings are NULL */
 	struct vm_exits exits;    /* over all VMs */
+	struct kvm_counters kvm;  /* over all VMs */
 	struct pool_stats pool;
 	uint64_t total_ns;
 };
 
 /* Count one VM that has ended. */
 void stats_run_add(struct stats_run *s, const struct vm_times *times,
-                   const struct space_stats *space, const struct vm_exits *exits);
+                   const struct space_stats *space, const struct vm_exits *exits,
+                   const struct kvm_counters *kvm);
 
 /* Return: a new reference, NULL when there is no memory. */
 json_t *stats_run_json(const struct stats_run *s);

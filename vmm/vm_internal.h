@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * vmm/vm_internal.h - the inside of a VM, shared by vm.c (life cycle), vcpu.c (running) and
- * vmstate.c (saved state).
+ * vmm/vm_internal.h - the inside of a VM, shared by vm.c (life cycle), vcpu.c (running),
+ * vmstate.c (saved state) and kvm_stats.c (KVM's counters).
  */
 #ifndef COWSLIP_VMM_VM_INTERNAL_H
 #define COWSLIP_VMM_VM_INTERNAL_H
@@ -14,6 +14,7 @@
 #include "vmm/bus.h"
 #include "vmm/console.h"
 #include "vmm/guestctl.h"
+#include "vmm/kvm_stats.h"
 #include "vmm/power.h"
 #include "vmm/serial.h"
 #include "vmm/vm.h"
@@ -70,7 +71,8 @@ struct vm {
 	/* Owner's alone. */
 	struct open_request open;
 	struct vm_times times;
-	uint64_t deadline_ns; /* of the vm_run() under way, 0: none */
+	uint64_t deadline_ns;                         /* of the vm_run() under way, 0: none */
+	struct kvm_stats_layout vm_stats, vcpu_stats; /* of this VM's and of its vCPUs' files */
 
 	/* Starting and stopping the other vCPUs' threads. */
 	struct lock lock;

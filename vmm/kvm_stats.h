@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/kvm_stats.h - KVM's own statistics of a VM: how its memory is mapped, how often it faulted.
+ *
+ * Source: KVM_GET_STATS_FD (Linux 5.14), Documentation/virt/kvm/api.rst. The VM and each vCPU has a
+ * file of descriptors, which carry names, and of values. Which names there are is the kernel's
+ * business: a counter it has not is unknown, never 0.
+ *
+ * With two-dimensional paging (EPT, NPT) the mappings are those of stage 2 and the pf_ counters
+ * count stage-2 violations. With shadow paging (no such hardware, or a software KVM) the mappings
+ * are those of the shadow tables, and the guest's own page faults come on top.
+ *
+ * Concurrency: none of its own.
+ */
+#ifndef COWSLIP_VMM_KVM_STATS_H
+#define COWSLIP_VMM_KVM_STATS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum kvm_counter {
+	/* Of the VM: mapped now, by size; 2 MiB that are in pieces because of nx_huge_pages. */
+	KVM_PAGES_4K,
+	KVM_PAGES_2M,
+	KVM_PAGES_1G,
+	KVM_NX_LPAGE_SPLITS,
+	/* Of all vCPUs, since they were made. */
+	KVM_PF_TAKEN,        /* page faults that KVM saw (Linux 6.0, as all but two of these) */
+	KVM_PF_FIXED,        /* of them, made a mapping (any Linux) */
+	KVM_PF_FAST,         /* needed no lock */
+	KVM_PF_SPURIOUS,     /* found a mapping */
+	KVM_PF_EMULATE,      /* had an instruction emulated, as every doorbell does */
+	KVM_PF_MMIO_CREATED, /* were the first in a page without memory */
+	KVM_PF_GUEST,        /* went on to the guest (any Linux) */
+	KVM_TLB_FLUSH,
+	KVM_EXITS, /* out of guest mode, whoever handled them */
+	KVM_MMIO_EXITS,
+	KVM_IO_EXITS,
+	KVM_SIGNAL_EXITS,
+	KVM_HALT_EXITS,
+	KVM_COUNTERS,
+};
+
+/* Zeroed: nothing is known. */
+struct kvm_counters {
+	uint64_t v[KVM_COUNTERS]; /* 0 where not known */
+	bool known[KVM_COUNTERS];
+};
+
+/* Where the counters stand in a statistics file. Zeroed: has not been read. */
+struct kvm_stats_layout {
+	uint32_t at[KVM_COUNTERS]; /* bytes from the start, 0: not there */
+	bool read;
+};
+
+/* As the kernel calls it. */
+const char *kvm_counter_name(enum kvm_counter c);
+
+/* Add what is known of `more` to `sum`. */
+void kvm_counters_add(struct kvm_counters *sum, const struct kvm_counters *more);
+
+/* Is anything known? */
+bool kvm_counters_any(const struct kvm_counters *c);
+
+/*
+ * Add the counters of a VM or vCPU (its descriptor `fd`) to *sum. The layout is read the first time
+ * and is the same for all vCPUs, and for all VMs. A vCPU must not be in KVM_RUN: the kernel waits
+ * until it is out.
+ * Return: 0; -ENOTTY, -EINVAL or another -errno when the kernel has no statistics; -EPROTO when they
+ * are not as documented; -ENOMEM. Then *sum is as before.
+ */
+int kvm_stats_add(int fd, struct kvm_stats_layout *layout, struct kvm_counters *sum);
+
+#endif
