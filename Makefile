@@ -46,12 +46,14 @@ GUEST_SRCS_x86_64 := guest/x86_64/start.S guest/x86_64/isa.c
 GUEST_SRCS := guest/runtime.c $(GUEST_SRCS_$(ARCH))
 GUEST_PROGRAMS := counter crash forktree hello memwalk smp
 GUEST_LD := guest/$(ARCH)/guest.ld
+# What one program is made of beside its own file.
+MEMWALK_SRCS := $(addprefix guest/, contents.c order.c plan.c)
 
 UNIT_SRCS := $(wildcard tests/unit/*.c)
 KVM_SRCS := $(wildcard tests/kvm/*.c)
 
 LISTED := $(MM_SRCS) $(ARCH_SRCS) $(VMM_SRCS) $(CLI_SRCS) $(BENCH_SRCS) $(GUEST_SRCS) \
-	$(GUEST_PROGRAMS:%=guest/%.c)
+	$(MEMWALK_SRCS) $(GUEST_PROGRAMS:%=guest/%.c)
 
 # ---- builds ----
 
@@ -328,5 +330,7 @@ $(GUESTS): $(G)/%.elf: $(G)/obj/guest/%.o $(call guest_objs,$(GUEST_SRCS)) $(GUE
 	$(call say,LD,$@)
 	$(Q)$(CC) $(GUEST_LDFLAGS) -T $(GUEST_LD) -o $@ $(filter %.o,$^)
 
+$(G)/memwalk.elf: $(call guest_objs,$(MEMWALK_SRCS))
+
 -include $(patsubst %.o,%.d,$(call objs,$(filter-out guest/%,$(TIDY_FILES))) \
-	$(call guest_objs,$(GUEST_SRCS) $(GUEST_PROGRAMS:%=guest/%.c)))
+	$(call guest_objs,$(GUEST_SRCS) $(MEMWALK_SRCS) $(GUEST_PROGRAMS:%=guest/%.c)))

@@ -6,382 +6,198 @@
  *     size=16M                        how much of the free heap, over all vCPUs, in equal parts
  *     pattern=seq|stride:N|random     order of the pages; every page once
  *     access=write|read|rw            what a touch does to one word of the page
+ *     order=input                     instead: the VM's input says what to touch and how, any page
+ *                                     any number of times (guest/memwalk.h). It is read after
+ *                                     the last READY, so that each clone can get its own
  *     verify=1|0                      check whole pages; after the walk, all once more
  *     seed=1                          of the random order and of what is written
- *     ready=0|1                       fill the memory first, ring READY, walk afterwards: a clone
- *                                     walks a warm image
+ *     ready=0|N                       fill the memory first, ring READY N times (at most 511),
+ *                                     walk afterwards: a clone walks a warm image. Between two
+ *                                     READYs a page of every 2 MiB is written, so each clone
+ *                                     of a chain adds something
+ *     delay=INDEX:US                  touch INDEX of the order takes US microseconds longer, which
+ *                                     the histogram must show
  *
- * What a page holds is known at any time: one word (which one follows from the page) and zeros. The
- * word is zero at first, a stamp after ready=1's filling, another (with the clone's number)
- * after a walk that writes. So a first write also shows that the rest of the page was zero.
+ * To the walk only the walked memory is new: the order and the histograms have been touched
+ * before, and each vCPU's histograms lie on pages of their own.
  *
- * Prints the mean and the percentiles of a touch. Times are the cycle counter's, less what reading
- * it twice costs; a percentile is the upper end of its histogram bucket (1/32 wide), max is exact.
- * Exits 0, or 3 with a line naming the first wrong page.
+ * Prints the mean and the percentiles of a touch, and sends the records of guest/memwalk.h. Times
+ * are the cycle counter's, less what reading it twice costs; a percentile is the upper end of its
+ * histogram bucket (1/32 wide), max is exact.
+ * Exits 0; 2 with a line about arguments or input; 3 with a line naming the first wrong page.
  */
 #include "guest/isa.h"
-
-#define PAGE_WORDS (GUEST_PAGE / sizeof(uint64_t))
-
-/* ---- histogram: 32 linear buckets per power of two ---- */
-
-#define SUB_BITS 5u
-#define SUBS     (1u << SUB_BITS)
-#define OCTAVES  40u /* longer times count as the longest */
-#define BUCKETS  (OCTAVES * SUBS)
-
-struct histogram {
-	uint64_t count;
-	uint64_t sum;
-	uint64_t max;
-	uint32_t bucket[BUCKETS];
-};
-
-static unsigned bucket_of(uint64_t v)
-{
-	unsigned shift, index;
-
-	if (v < SUBS)
-		return (unsigned)v;
-	shift = 63 - (unsigned)__builtin_clzl(v) - SUB_BITS;
-	if (shift + 1 >= OCTAVES)
-		return BUCKETS - 1;
-	index = (unsigned)(v >> shift) - SUBS;
-	return (shift + 1) * SUBS + index;
-}
-
-/* The largest value that falls into bucket `b`. */
-static uint64_t bucket_top(unsigned b)
-{
-	unsigned shift;
-
-	if (b < SUBS)
-		return b;
-	shift = b / SUBS - 1;
-	return ((uint64_t)(b % SUBS + SUBS + 1) << shift) - 1;
-}
-
-static void histogram_add(struct histogram *h, uint64_t v)
-{
-	h->count++;
-	h->sum += v;
-	if (v > h->max)
-		h->max = v;
-	h->bucket[bucket_of(v)]++;
-}
-
-static void histogram_merge(struct histogram *to, const struct histogram *from)
-{
-	to->count += from->count;
-	to->sum += from->sum;
-	if (from->max > to->max)
-		to->max = from->max;
-	for (unsigned b = 0; b < BUCKETS; b++)
-		to->bucket[b] += from->bucket[b];
-}
-
-/* The value that `permille` thousandths of all do not exceed. */
-static uint64_t histogram_at(const struct histogram *h, unsigned permille)
-{
-	uint64_t rank = (h->count * permille + 999) / 1000;
-	uint64_t seen = 0;
-
-	for (unsigned b = 0; b < BUCKETS; b++) {
-		seen += h->bucket[b];
-		if (seen >= rank)
-			return bucket_top(b) < h->max ? bucket_top(b) : h->max;
-	}
-	return h->max;
-}
-
-/* ---- the plan: what to do, the same for every vCPU ---- */
-
-enum pattern {
-	PATTERN_STRIDE, /* sequential is a stride of 1 */
-	PATTERN_RANDOM,
-};
-
-enum touch {
-	TOUCH_READ = 1,
-	TOUCH_WRITE = 2,
-};
-
-struct plan {
-	enum pattern pattern;
-	uint64_t stride;
-	unsigned touch; /* enum touch, set of bits */
-	const char *order_name;
-	const char *touch_name;
-	uint64_t verify;
-	uint64_t seed;
-	uint64_t ready;
-	uint64_t clone;
-	uint64_t overhead; /* cycles of reading the counter twice */
-	unsigned cpus;
-	uint64_t pages; /* of one vCPU's part */
-	uint64_t *memory;
-	struct histogram *histograms; /* one per vCPU */
-};
+#include "guest/plan.h"
 
 static struct {
 	struct plan plan;
+	uint32_t planned; /* the plan stands: other vCPUs may look at it */
 	struct barrier barrier;
-	uint32_t failed;
+	uint64_t errors;
 } walk;
 
-/* ---- order: each page of a part once ---- */
-
-struct cursor {
-	const struct plan *plan;
-	uint64_t at;     /* stride: next page; random: next number to permute */
-	uint64_t column; /* stride: where this round began */
-	unsigned half;   /* random: bits of half a Feistel block */
-};
-
-static struct cursor cursor_start(const struct plan *p)
+/* A vCPU's share of `n` things is [share(i), share(i + 1)). */
+static uint64_t share(const struct plan *p, uint64_t n, unsigned index)
 {
-	struct cursor c = {.plan = p, .half = 1};
-
-	while (UINT64_C(1) << 2 * c.half < p->pages)
-		c.half++;
-	return c;
+	return n * index / p->cpus;
 }
 
-/* Permute the numbers of 2 * half bits: four Feistel rounds, which are one to one. */
-static uint64_t permute(uint64_t x, unsigned half, uint64_t seed)
+__attribute__((noinline)) static void fail(const struct contents_error *e)
 {
-	uint64_t mask = (UINT64_C(1) << half) - 1;
-	uint64_t left = x >> half, right = x & mask;
-
-	for (uint64_t round = 1; round <= 4; round++) {
-		uint64_t next = left ^ (mix64(right ^ mix64(seed ^ round << 56)) & mask);
-
-		left = right;
-		right = next;
-	}
-	return left << half | right;
+	if (__atomic_fetch_add(&walk.errors, 1, __ATOMIC_RELAXED) == 0)
+		print("memwalk: page %lu word %lu holds %016lx, should be %016lx\n", e->page,
+		      e->word, e->found, e->expected);
 }
 
-/* Numbers that the permutation sends beyond the part are skipped: at most three of four. */
-static uint64_t next_random(struct cursor *c)
+static void check_page(const struct plan *p, uint64_t page, bool written)
 {
-	uint64_t page;
+	struct contents_error e;
 
-	do {
-		page = permute(c->at++, c->half, c->plan->seed);
-	} while (page >= c->plan->pages);
-	return page;
-}
-
-static uint64_t next_stride(struct cursor *c)
-{
-	uint64_t page = c->at;
-
-	c->at += c->plan->stride;
-	if (c->at >= c->plan->pages)
-		c->at = ++c->column;
-	return page;
-}
-
-/* To be called `pages` times. */
-static uint64_t cursor_next(struct cursor *c)
-{
-	return c->plan->pattern == PATTERN_RANDOM ? next_random(c) : next_stride(c);
-}
-
-/* ---- contents ---- */
-
-static uint64_t stamped_word(const struct plan *p, uint64_t page)
-{
-	return mix64(p->seed + page) % PAGE_WORDS;
-}
-
-static uint64_t fill_stamp(const struct plan *p, uint64_t page)
-{
-	return mix64(p->seed ^ mix64(page));
-}
-
-static uint64_t before(const struct plan *p, uint64_t page)
-{
-	return p->ready ? fill_stamp(p, page) : 0;
-}
-
-static uint64_t after(const struct plan *p, uint64_t page)
-{
-	if (!(p->touch & TOUCH_WRITE))
-		return before(p, page);
-	return mix64(fill_stamp(p, page) + 1 + p->clone);
-}
-
-static bool fail(uint64_t page, uint64_t word, uint64_t found, uint64_t expected)
-{
-	__atomic_store_n(&walk.failed, 1, __ATOMIC_RELAXED);
-	print("memwalk: page %lu word %lu holds %016lx, should be %016lx\n", page, word, found,
-	      expected);
-	return false;
-}
-
-static bool check_page(const struct plan *p, uint64_t page, uint64_t expected)
-{
-	const volatile uint64_t *words = p->memory + page * PAGE_WORDS;
-	uint64_t stamped = stamped_word(p, page);
-
-	for (uint64_t i = 0; i < PAGE_WORDS; i++) {
-		uint64_t found = words[i];
-
-		if (found != (i == stamped ? expected : 0))
-			return fail(page, i, found, i == stamped ? expected : 0);
-	}
-	return true;
+	if (!contents_check(&p->contents, page, written, &e))
+		fail(&e);
 }
 
 /* ---- the walk ---- */
 
-static inline uint64_t touch(volatile uint64_t *word, unsigned how, uint64_t value, uint64_t *found)
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE uint64_t timed_touch(volatile uint64_t *word, bool load, bool store, uint64_t value,
+                            uint64_t delay, uint64_t *found)
 {
 	uint64_t start = isa_cycles();
 
-	if (how & TOUCH_READ)
+	if (load)
 		*found = *word;
-	if (how & TOUCH_WRITE)
+	if (store)
 		*word = value;
+	while (delay && isa_cycles() - start < delay)
+		isa_relax();
 	return isa_cycles() - start;
 }
 
-static bool touch_page(const struct plan *p, uint64_t page, struct histogram *h)
+/* One touch. What kind it is has been decided before its time starts to count. */
+INLINE void walk_entry(const struct plan *p, struct memwalk_histogram *classes, uint32_t entry,
+                       uint64_t delay)
 {
-	uint64_t word = stamped_word(p, page);
-	uint64_t old = before(p, page), new = after(p, page), found = old;
-	uint64_t cycles = touch(&p->memory[page * PAGE_WORDS + word], p->touch, new, &found);
+	const struct contents *c = &p->contents;
+	uint64_t page = entry & MEMWALK_INDEX, word = contents_word(c, page);
+	uint64_t old = contents_before(c, page), new = contents_after(c, page), found = old;
+	volatile uint64_t *at = contents_at(c, page, word);
+	uint64_t cycles;
 
-	histogram_add(h, cycles > p->overhead ? cycles - p->overhead : 0);
-	if (found != old)
-		return fail(page, word, found, old);
-	return !p->verify || check_page(p, page, new);
+	if (!(entry & MEMWALK_WRITE))
+		cycles = timed_touch(at, true, false, 0, delay, &found);
+	else if (p->read_first)
+		cycles = timed_touch(at, true, true, new, delay, &found);
+	else
+		cycles = timed_touch(at, false, true, new, delay, &found);
+	memwalk_histogram_add(&classes[memwalk_class_of(entry)],
+	                      cycles > p->overhead ? cycles - p->overhead : 0);
+	if (found != old && (c->once || found != new))
+		fail(&(struct contents_error){page, word, found, old});
+	if (p->verify)
+		check_page(p, page, entry & MEMWALK_WRITE);
 }
 
-static void fill_part(const struct plan *p, uint64_t first)
+static void walk_entries(const struct plan *p, struct memwalk_histogram *classes, uint64_t from,
+                         uint64_t to)
 {
-	for (uint64_t page = first; page < first + p->pages; page++)
-		p->memory[page * PAGE_WORDS + stamped_word(p, page)] = fill_stamp(p, page);
+	for (uint64_t i = from; i < to; i++)
+		walk_entry(p, classes, p->entries[i], 0);
 }
 
-static bool walk_part(const struct plan *p, uint64_t first, struct histogram *h)
+/* The delayed touch has the loop's body to itself, so that the others know of no delay. */
+static void walk_share(const struct plan *p, unsigned index)
 {
-	struct cursor c = cursor_start(p);
+	struct memwalk_histogram *classes = p->parts[index].result.classes;
+	uint64_t from = share(p, p->touches, index), to = share(p, p->touches, index + 1);
 
-	for (uint64_t i = 0; i < p->pages; i++)
-		if (!touch_page(p, first + cursor_next(&c), h))
-			return false;
-	for (uint64_t page = first; p->verify && page < first + p->pages; page++)
-		if (!check_page(p, page, after(p, page)))
-			return false;
-	return true;
-}
-
-/* What every vCPU does with its part, once the plan stands. */
-static void take_part(unsigned index)
-{
-	const struct plan *p = &walk.plan;
-	uint64_t first = index * p->pages;
-
-	barrier_wait(&walk.barrier, p->cpus);
-	if (p->ready) {
-		fill_part(p, first);
-		barrier_wait(&walk.barrier, p->cpus);
-		if (index == 0)
-			walk.plan.clone = guest_ready()->clone;
-		barrier_wait(&walk.barrier, p->cpus);
+	if (p->delay_at >= from && p->delay_at < to) {
+		walk_entries(p, classes, from, p->delay_at);
+		walk_entry(p, classes, p->entries[p->delay_at], p->delay_cycles);
+		from = p->delay_at + 1;
 	}
-	walk_part(p, first, &p->histograms[index]);
-	barrier_wait(&walk.barrier, p->cpus);
+	walk_entries(p, classes, from, to);
 }
 
-void guest_cpu(unsigned index)
+/* Everything, now that nobody writes any more. */
+static void check_share(const struct plan *p, unsigned index)
 {
-	/* The plan is vCPU 0's to make; only then is the number of vCPUs known to be right. */
-	while (!__atomic_load_n(&walk.plan.histograms, __ATOMIC_ACQUIRE))
-		isa_relax();
-	take_part(index);
-}
+	const struct contents *c = &p->contents;
+	const uint64_t pages = share(p, c->pages, index + 1);
+	const uint64_t touches = share(p, p->touches, index + 1);
 
-/* ---- arguments ---- */
+	for (uint64_t page = share(p, c->pages, index); page < pages; page++)
+		check_page(p, page, c->once && p->own.write);
+	for (uint64_t i = share(p, p->touches, index); i < touches && !c->once; i++) {
+		uint64_t page = p->entries[i] & MEMWALK_INDEX, word = contents_word(c, page);
+		uint64_t found = *contents_at(c, page, word), new = contents_after(c, page);
 
-static bool read_pattern(struct plan *p)
-{
-	static const char stride[] = "stride:";
-	const char *value = arg_find("pattern=");
-
-	p->pattern = PATTERN_STRIDE;
-	p->stride = 1;
-	p->order_name = "seq";
-	if (!value || word_is(value, "seq"))
-		return true;
-	if (word_is(value, "random")) {
-		p->pattern = PATTERN_RANDOM;
-		p->order_name = "random";
-		return true;
+		if ((p->entries[i] & MEMWALK_WRITE) && found != new)
+			fail(&(struct contents_error){page, word, found, new});
 	}
-	p->order_name = "stride";
-	if (memcmp(value, stride, sizeof(stride) - 1) == 0 &&
-	    parse_size(value + sizeof(stride) - 1, &p->stride) == 0 && p->stride > 0)
-		return true;
-	print("memwalk: pattern= wants seq, stride:N or random\n");
-	return false;
 }
 
-static bool read_access(struct plan *p)
-{
-	static const struct {
-		const char *name;
-		unsigned touch;
-	} kinds[] = {
-		{"write", TOUCH_WRITE},
-		{"read", TOUCH_READ},
-		{"rw", TOUCH_READ | TOUCH_WRITE},
-	};
-	const char *value = arg_find("access=");
+/* ---- before the walk ---- */
 
-	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
-		if (value && !word_is(value, kinds[i].name))
-			continue;
-		p->touch = kinds[i].touch;
-		p->touch_name = kinds[i].name;
-		return true;
+static void ring_ready(struct plan *p)
+{
+	for (uint64_t n = 1; n <= p->ready; n++) {
+		p->clone = guest_ready()->clone;
+		if (n < p->ready)
+			contents_link(&p->contents, n);
 	}
-	print("memwalk: access= wants read, write or rw\n");
-	return false;
 }
 
-/* Histograms lie in front of the walked memory, which starts on a block boundary. */
-static bool place(struct plan *p, uint64_t size, struct histogram **histograms)
+static void read_order(struct plan *p)
 {
-	uint64_t room, front;
+	struct memwalk_order *order = p->order;
+	int64_t size = guest_input(0, order, p->room);
+	uint64_t at = 0;
+	const char *wrong;
+	uint8_t more;
 
-	*histograms = guest_heap(GUEST_PAGE, &room);
-	p->memory = (uint64_t *)(((uintptr_t)(*histograms + p->cpus) + GUEST_BLOCK - 1) &
-	                         ~(GUEST_BLOCK - 1));
-	p->pages = size / GUEST_PAGE / p->cpus;
-	front = (uintptr_t)p->memory - (uintptr_t)*histograms;
-	room = room > front ? room - front : 0;
-	if (p->pages > 0 && p->pages <= room / GUEST_PAGE / p->cpus)
-		return true;
-	print("memwalk: size of %lu KiB: wants a page per vCPU and at most %lu KiB here\n",
-	      size >> 10, room >> 10);
-	return false;
+	if (size < 0)
+		wrong = "cannot be read";
+	else if (guest_input((uint64_t)size, &more, sizeof(more)) > 0)
+		wrong = "more than there is room for";
+	else
+		wrong = order_check(order, (uint64_t)size, p->contents.pages, &at);
+	if (wrong) {
+		print("memwalk: order from the input, entry %lu: %s\n", at, wrong);
+		guest_exit(GUEST_USAGE);
+	}
+	p->entries = order->entries;
+	p->touches = order->touches;
 }
 
-static bool make_plan(struct plan *p, struct histogram **histograms)
+/* vCPU 0's alone: what can be known only after the last READY. */
+static void settle(struct plan *p)
 {
-	static const char *const allowed[] = {
-		"size=", "pattern=", "access=", "verify=", "seed=", "ready=", NULL};
-	uint64_t size;
+	struct contents *c = &p->contents;
 
-	p->cpus = guest_cpus();
-	return args_allowed(allowed) && arg_size("size=", 16u << 20, &size) &&
-	       arg_size("verify=", 1, &p->verify) && arg_size("seed=", 1, &p->seed) &&
-	       arg_size("ready=", 0, &p->ready) && read_pattern(p) && read_access(p) &&
-	       place(p, size, histograms);
+	ring_ready(p);
+	if (p->input)
+		read_order(p);
+	if (p->delay_at != NO_DELAY && p->delay_at >= p->touches) {
+		print("memwalk: delay= names touch %lu of %lu\n", p->delay_at, p->touches);
+		guest_exit(GUEST_USAGE);
+	}
+	c->walk_salt = contents_salt(c->fill_salt + 1 + p->clone);
+}
+
+/* Read the share of the order and write the histograms, so that the walk finds them there. */
+static void prefault_share(const struct plan *p, unsigned index)
+{
+	const volatile uint32_t *entries = p->entries;
+	const uint64_t last = share(p, p->touches, index + 1);
+	const uint64_t step = GUEST_PAGE / sizeof(*entries);
+
+	for (uint64_t i = share(p, p->touches, index); i < last; i += step)
+		(void)entries[i];
+	if (last > 0)
+		(void)entries[last - 1];
+	memset(&p->parts[index], 0, sizeof(p->parts[index]));
 }
 
 static uint64_t timer_overhead(void)
@@ -397,6 +213,93 @@ static uint64_t timer_overhead(void)
 	return least;
 }
 
+/*
+ * What a touch costs beside the time that is counted for it: the start of the order, or all of it
+ * again and again, with one page that is there in place of its pages.
+ */
+static uint64_t loop_cycles(const struct plan *p)
+{
+	struct memwalk_histogram *classes = p->parts[0].result.classes;
+	struct plan warm = *p;
+	uint64_t least = UINT64_MAX;
+
+	for (uint64_t i = 0, from = 0; i < WARM_TOUCHES; i++) {
+		p->warm->entries[i] = p->entries[from] & ~MEMWALK_INDEX;
+		from = from + 1 < p->touches ? from + 1 : 0;
+	}
+	warm.entries = p->warm->entries;
+	warm.contents.memory = p->warm->page;
+	warm.contents.once = false;
+	contents_fill(&warm.contents, 0, 1);
+	for (unsigned round = 0; round < WARM_ROUNDS; round++) {
+		uint64_t start = isa_cycles(), cycles;
+
+		walk_entries(&warm, classes, 0, WARM_TOUCHES);
+		cycles = isa_cycles() - start;
+		for (unsigned c = 0; c < MEMWALK_CLASSES; c++)
+			cycles -= classes[c].sum;
+		least = cycles < least ? cycles : least;
+		memset(classes, 0, sizeof(p->parts[0].result.classes));
+	}
+	return (least + WARM_TOUCHES / 2) / WARM_TOUCHES;
+}
+
+/* ---- every vCPU, once the plan stands ---- */
+
+/* There is no one to hear of a record that nobody hears. */
+static void send_record(enum memwalk_kind kind)
+{
+	const struct memwalk_record r = {.kind = kind, .size = sizeof(r)};
+
+	(void)guest_output(&r, sizeof(r));
+}
+
+static void prepare(struct plan *p, unsigned index)
+{
+	const struct contents *c = &p->contents;
+
+	if (p->ready)
+		contents_fill(c, share(p, c->pages, index), share(p, c->pages, index + 1));
+	barrier_wait(&walk.barrier, p->cpus);
+	if (index == 0)
+		settle(p);
+	barrier_wait(&walk.barrier, p->cpus);
+	prefault_share(p, index);
+	if (index == 0) {
+		p->overhead = timer_overhead();
+		p->parts[0].result.loop_cycles = loop_cycles(p);
+	}
+	barrier_wait(&walk.barrier, p->cpus);
+}
+
+static void take_part(unsigned index)
+{
+	struct plan *p = &walk.plan;
+	uint64_t start;
+
+	prepare(p, index);
+	if (index == 0)
+		send_record(MEMWALK_START);
+	barrier_wait(&walk.barrier, p->cpus);
+	start = isa_cycles();
+	walk_share(p, index);
+	barrier_wait(&walk.barrier, p->cpus);
+	p->parts[index].result.walk_cycles = isa_cycles() - start;
+	if (index == 0)
+		send_record(MEMWALK_END);
+	if (p->verify)
+		check_share(p, index);
+	barrier_wait(&walk.barrier, p->cpus);
+}
+
+void guest_cpu(unsigned index)
+{
+	/* The plan is vCPU 0's to make; only then is the number of vCPUs known to be right. */
+	while (!__atomic_load_n(&walk.planned, __ATOMIC_ACQUIRE))
+		isa_relax();
+	take_part(index);
+}
+
 /* ---- report ---- */
 
 /* Cycles as nanoseconds, or as they are when the counter's frequency is unknown. */
@@ -409,38 +312,69 @@ static uint64_t to_ns(uint64_t cycles)
 	return cycles / hz * 1000000000 + cycles % hz * 1000000000 / hz;
 }
 
-static void report(const struct plan *p)
+/* All vCPUs' histograms into vCPU 0's part, and those into one. */
+static void add_up(const struct plan *p, struct memwalk_histogram *all)
 {
-	struct histogram *all = &p->histograms[0];
-	uint64_t mean;
+	struct memwalk_histogram *sums = p->parts[0].result.classes;
 
-	for (unsigned i = 1; i < p->cpus; i++)
-		histogram_merge(all, &p->histograms[i]);
-	mean = to_ns(all->sum) / all->count;
-	print("memwalk: %lu pages, %s", all->count, p->order_name);
-	if (p->stride > 1)
-		print(" %lu", p->stride);
-	print(" %s, %u vCPU%s, clone %lu: %lu.%03lu us/page\n", p->touch_name, p->cpus,
-	      p->cpus == 1 ? "" : "s", p->clone, mean / 1000, mean % 1000);
+	for (unsigned c = 0; c < MEMWALK_CLASSES; c++) {
+		for (unsigned i = 1; i < p->cpus; i++)
+			memwalk_histogram_merge(&sums[c], &p->parts[i].result.classes[c]);
+		memwalk_histogram_merge(all, &sums[c]);
+	}
+}
+
+static void send_result(const struct plan *p)
+{
+	struct memwalk_result *r = &p->parts[0].result;
+
+	r->record = (struct memwalk_record){MEMWALK_RESULT, sizeof(*r)};
+	r->magic = MEMWALK_MAGIC;
+	r->version = MEMWALK_VERSION;
+	r->cpus = p->cpus;
+	r->cycles_per_sec = guest_boot->cycles_per_sec;
+	r->timer_overhead = p->overhead;
+	r->errors = walk.errors;
+	(void)guest_output(r, sizeof(*r));
+}
+
+static void report(const struct plan *p, const struct memwalk_histogram *all)
+{
+	const char *unit = p->input ? "touch" : "page";
+	uint64_t mean = to_ns(all->sum) / all->count;
+
+	print("memwalk: %lu %s%s, %s", all->count, unit, p->input ? "es" : "s", p->order_name);
+	if (p->own.stride > 1)
+		print(" %lu", p->own.stride);
+	print(" %s, %u vCPU%s, clone %lu: %lu.%03lu us/%s\n", p->touch_name, p->cpus,
+	      p->cpus == 1 ? "" : "s", p->clone, mean / 1000, mean % 1000, unit);
 	print("memwalk: touch %s p50 %lu p90 %lu p99 %lu p99.9 %lu max %lu\n",
-	      guest_boot->cycles_per_sec ? "ns" : "cycles", to_ns(histogram_at(all, 500)),
-	      to_ns(histogram_at(all, 900)), to_ns(histogram_at(all, 990)),
-	      to_ns(histogram_at(all, 999)), to_ns(all->max));
+	      guest_boot->cycles_per_sec ? "ns" : "cycles",
+	      to_ns(memwalk_histogram_at(all, 500000)), to_ns(memwalk_histogram_at(all, 900000)),
+	      to_ns(memwalk_histogram_at(all, 990000)), to_ns(memwalk_histogram_at(all, 999000)),
+	      to_ns(all->max));
 	print("memwalk: %s ok\n", p->verify ? "every word" : "touched words");
+}
+
+static int finish(const struct plan *p)
+{
+	struct memwalk_histogram all = {0};
+
+	add_up(p, &all);
+	send_result(p);
+	if (walk.errors)
+		return GUEST_MISMATCH;
+	report(p, &all);
+	return GUEST_OK;
 }
 
 int guest_main(void)
 {
 	struct plan *p = &walk.plan;
-	struct histogram *histograms;
 
-	if (!make_plan(p, &histograms))
+	if (!plan_make(p))
 		return GUEST_USAGE;
-	p->overhead = timer_overhead();
-	__atomic_store_n(&p->histograms, histograms, __ATOMIC_RELEASE);
+	__atomic_store_n(&walk.planned, 1, __ATOMIC_RELEASE);
 	take_part(0);
-	if (walk.failed)
-		return GUEST_MISMATCH;
-	report(p);
-	return GUEST_OK;
+	return finish(p);
 }
