@@ -40,8 +40,7 @@ static int free_gap(struct space *s, uint64_t from, uint64_t to)
 	return s->faults->disarm(s, (struct gpa_range){{from}, to - from});
 }
 
-/* Decide [from, to) of one block. *reached tells how far it came. Return: 0 or -errno. */
-static int map_block(struct space *s, uint64_t from, uint64_t to, uint64_t *reached)
+int image_map(struct space *s, uint64_t from, uint64_t to, uint64_t *reached)
 {
 	size_t count;
 	const struct extent *e = image_extents(s->image, &count);
@@ -87,7 +86,7 @@ static int image_fill(struct space *s, struct block *b, struct violation v, stru
 
 	if (b->state == BLOCK_EMPTY && !image_has(s, ram))
 		return alloc_fill(s, b, v, done);
-	r = map_block(s, from, gpa_range_end(ram), &reached);
+	r = image_map(s, from, gpa_range_end(ram), &reached);
 	if (reached > ram.start.v) {
 		b->state = BLOCK_SHARED;
 		b->partial = reached < gpa_range_end(ram);

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -163,14 +164,14 @@ int pool_ref(struct pool *p, frame_t f)
 	return r;
 }
 
-/* Give the memory of a block back to the host, so that it reads as zero. */
-static int punch(const struct pool *p, frame_t head, unsigned order)
+/* Give the memory of frames back to the host, so that they read as zero. */
+static int punch(const struct pool *p, frame_t f, uint64_t bytes)
 {
 	int r;
 
 	do {
 		r = fallocate(p->store.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-		              (off_t)frame_offset(head), (off_t)order_bytes(order));
+		              (off_t)frame_offset(f), (off_t)bytes);
 	} while (r < 0 && errno == EINTR);
 	return r < 0 ? -errno : 0;
 }
@@ -187,7 +188,7 @@ void pool_unref(struct pool *p, frame_t f)
 	lock_drop(&p->lock);
 	if (!last)
 		return;
-	r = punch(p, head, order);
+	r = punch(p, head, order_bytes(order));
 	lock_take(&p->lock);
 	if (r == 0)
 		frame_free(&p->frames, head);
@@ -251,6 +252,14 @@ int pool_fill(struct pool *p, frame_t f, uint32_t frames)
 	if (r < 0)
 		return errno == ENOSPC ? -ENOMEM : -errno;
 	return 0;
+}
+
+void pool_zero(struct pool *p, frame_t f, uint64_t frames)
+{
+	uint64_t bytes = frames << MM_PAGE_SHIFT;
+
+	if (punch(p, f, bytes))
+		memset(pool_frame_ptr(p, f), 0, bytes);
 }
 
 /* Pages of [at, at + size) that are in memory; 0 when the kernel won't say. */

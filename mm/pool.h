@@ -95,6 +95,12 @@ void *pool_frame_ptr(struct pool *p, frame_t f);
  */
 int pool_fill(struct pool *p, frame_t f, uint32_t frames);
 
+/*
+ * `frames` frames from `f` on, of blocks handed out, read as zero from now on; the host has their
+ * memory back, where it takes it. Cannot fail.
+ */
+void pool_zero(struct pool *p, frame_t f, uint64_t frames);
+
 /* Frames that may still be handed out, together; cheap, unlike pool_stats(). */
 uint64_t pool_free_frames(struct pool *p);
 

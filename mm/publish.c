@@ -19,7 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "mm/check.h"
 #include "mm/pagemap.h"
 #include "mm/space_internal.h"
 
@@ -337,19 +336,6 @@ static int prepare(struct space *s, struct plan *p)
 
 /* ---- commit ---- */
 
-/* Undo for blocks below `end`: the same bytes, shared again. Nothing was written in between. */
-static void unprotect_owned(struct space *s, size_t end)
-{
-	struct owned_run run;
-
-	for (size_t i = 0; next_owned(s, &i, end, &run);) {
-		CHECK(window_map_owned(s, run.ram, run.frame) == 0);
-		/* Mapping over an armed block disarms it: the kernel fills the rest from now on. */
-		for (size_t k = 0; k < run.count; k++)
-			s->blocks[run.first + k].partial = false;
-	}
-}
-
 /*
  * From here on the guest's writes no longer reach the frames. Return: 0, or -errno and all undone.
  */
@@ -362,7 +348,7 @@ static int protect_owned(struct space *s)
 		                           pool_store(s->pool), run.frame);
 
 		if (r) {
-			unprotect_owned(s, run.first);
+			window_remap_owned(s, run.first);
 			return r;
 		}
 	}

@@ -12,6 +12,7 @@
  *     LINEAR   memory of the embedder's; all blocks of a space are, or none
  *
  *     EMPTY --violation--> OWNED --publish--> SHARED --clone--> SHARED (in the clone)
+ *     OWNED --reset--> EMPTY, or SHARED where the kernel path has an image
  *
  * Which pages of a SHARED block are private is the host kernel's truth, read from
  * pagemap when it is needed; running guests pay nothing for it.
@@ -23,7 +24,7 @@
  *   4. a failed operation leaves states, counts and contents as they were
  *
  * Concurrency: one mutex per space (rank SPACE) guards block states and mappings.
- * space_violation/read/write/hold may be called from any thread. publish and
+ * space_violation/read/write/hold may be called from any thread. publish, reset and
  * destroy want the guest stopped: no vCPU running in the window.
  */
 #ifndef COWSLIP_MM_SPACE_H
@@ -161,7 +162,8 @@ int space_read(struct space *s, gpa_t from, void *to, size_t size);
 int space_write(struct space *s, gpa_t to, const void *from, size_t size);
 
 /*
- * A pinned, contiguous run of guest memory. While any is held, space_publish() fails with -EBUSY.
+ * A pinned, contiguous run of guest memory. While any is held, space_publish() and space_reset()
+ * fail with -EBUSY.
  */
 struct hold {
 	void *ptr;
@@ -182,10 +184,20 @@ void space_release(struct hold *h);
  * space goes on as a clone of it. OWNED blocks change hands without a copy; private pages are
  * copied, packed, into fresh frames. `state` is kept with the image.
  * Return: 0; -EBUSY while holds are out; -ENOTSUP when the memory is the embedder's; -ENOMEM
- * (frames, host memory); -errno of reading pagemap. On failure the space's contents are as before; blocks that are mostly private may have
- * been copied whole and so have become OWNED.
+ * (frames, host memory); -errno of reading pagemap. On failure the space's contents are as before;
+ * blocks that are mostly private may have been copied whole and so have become OWNED.
  */
 int space_publish(struct space *s, const void *state, size_t state_size, struct image **out);
+
+/*
+ * Back to the image, or to zero memory where there is none: what was changed since is dropped and
+ * costs, not RAM. A few hundred private pages at most are overwritten in place: they stay
+ * private_frames, with the image's bytes.
+ * Return: 0; -EBUSY while holds are out; -ENOTSUP when the memory is the embedder's; -ENOMEM (host
+ * memory, mappings), -errno of reading pagemap: nothing changed. -errno of reading the image's
+ * file where a page could be neither dropped nor overwritten: the rest is reset; try again.
+ */
+int space_reset(struct space *s);
 
 /* Raise (or lower) the limit and let vCPUs that wait on NOMEM try again. 0 keeps the limit. */
 void space_resume(struct space *s, uint64_t limit_frames);

@@ -9,6 +9,7 @@
  *     fault_*.c        how violations reach us
  *     access.c         read, write, hold
  *     publish.c        a space becomes an image
+ *     reset.c          and goes back to it
  */
 #ifndef COWSLIP_MM_SPACE_INTERNAL_H
 #define COWSLIP_MM_SPACE_INTERNAL_H
@@ -141,6 +142,12 @@ void window_release(struct space *s);
  */
 int window_map_owned(struct space *s, struct gpa_range r, frame_t frame);
 
+/*
+ * Undo of what was mapped over OWNED blocks below `end`: their own frames again. Nothing was
+ * written in between. Cannot fail: it needs no mapping more than there were.
+ */
+void window_remap_owned(struct space *s, size_t end);
+
 /* Map a run of an image copy-on-write. Return: as above. */
 int window_map_private(struct space *s, gpa_t a, uint64_t pages, const struct store *store,
                        frame_t frame);
@@ -159,6 +166,12 @@ static inline void *window_ptr(const struct space *s, gpa_t a)
  * Whole block or cluster from the pool; also what backend_image does where its image has nothing.
  */
 int alloc_fill(struct space *s, struct block *b, struct violation v, struct gpa_range *done);
+
+/*
+ * Map what the image has of [from, to), zero memory in between; the kernel faults all of it.
+ * *reached tells how far it came. Lock held. Return: 0 or -errno.
+ */
+int image_map(struct space *s, uint64_t from, uint64_t to, uint64_t *reached);
 
 /*
  * Reserve block `b`'s frames next to its neighbours'. Return: 0; -ENOMEM (pool or limit). Lock

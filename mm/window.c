@@ -32,6 +32,18 @@ int window_map_owned(struct space *s, struct gpa_range r, frame_t frame)
 	                 (uint64_t)frame.n << MM_PAGE_SHIFT);
 }
 
+void window_remap_owned(struct space *s, size_t end)
+{
+	struct owned_run run;
+
+	for (size_t i = 0; next_owned(s, &i, end, &run);) {
+		CHECK(window_map_owned(s, run.ram, run.frame) == 0);
+		/* Mapping over an armed block disarms it: the kernel fills the rest from now on. */
+		for (size_t k = 0; k < run.count; k++)
+			s->blocks[run.first + k].partial = false;
+	}
+}
+
 int window_map_private(struct space *s, gpa_t a, uint64_t pages, const struct store *store,
                        frame_t frame)
 {

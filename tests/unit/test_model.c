@@ -332,6 +332,17 @@ static void op_publish(struct model *m, enum fault_choice faults)
 	memcpy(m->base_bytes[i], m->space_bytes[i], MODEL_BYTES);
 }
 
+static void op_reset(struct model *m, enum fault_choice faults)
+{
+	unsigned i = pick_space(m, true);
+
+	(void)faults;
+	if (i == SPACES)
+		return;
+	MODEL_ASSERT(m, space_reset(m->spaces[i]) == 0);
+	memcpy(m->space_bytes[i], m->base_bytes[i], MODEL_BYTES);
+}
+
 static void op_destroy(struct model *m, enum fault_choice faults)
 {
 	unsigned i = pick_space(m, true);
@@ -349,11 +360,17 @@ static const struct {
 	unsigned weight;
 	void (*run)(struct model *m, enum fault_choice faults);
 } ops[] = {
-	{"create", 6, op_create},          {"clone", 14, op_clone},
-	{"host write", 22, op_host_write}, {"guest write", 22, op_guest_write},
-	{"scatter", 4, op_scatter},        {"guest read", 10, op_guest_read},
-	{"read all", 4, op_read_all},      {"publish", 10, op_publish},
-	{"put image", 3, op_put_image},    {"destroy", 7, op_destroy},
+	{"create", 6, op_create},
+	{"clone", 14, op_clone},
+	{"host write", 22, op_host_write},
+	{"guest write", 22, op_guest_write},
+	{"scatter", 4, op_scatter},
+	{"guest read", 10, op_guest_read},
+	{"read all", 4, op_read_all},
+	{"publish", 10, op_publish},
+	{"reset", 6, op_reset},
+	{"put image", 3, op_put_image},
+	{"destroy", 7, op_destroy},
 };
 
 #define OPS (sizeof(ops) / sizeof(ops[0]))
