@@ -27,6 +27,7 @@ enum step_kind {
 	STEP_TOUCH,  /* the address itself into the first word of each of b pages from a on */
 	STEP_COUNT,  /* add 1 to the word at a */
 	STEP_GOTO,   /* go on with the list at a */
+	STEP_READ,   /* the first word of each of b pages from a on */
 };
 
 struct step {

@@ -76,6 +76,10 @@ Test(cli, run_greets_and_counts)
 		"exits.total",
 		"exits.doorbell",
 		"exits.mmio",
+		"kvm.pages_4k",
+		"kvm.pages_2m",
+		"kvm.pages_1g",
+		"kvm.pf_fixed",
 	};
 	struct said s = run(ARGS("run", "--stats=json", guest("hello"), "--", "two", "words"));
 	json_t *json;
@@ -91,6 +95,8 @@ Test(cli, run_greets_and_counts)
 	cr_assert_eq(json_at(json, "vms"), 1);
 	cr_assert_gt(json_at(json, "frames.owned"), 0);
 	cr_assert_gt(json_at(json, "exits.doorbell"), 1);
+	cr_assert_eq(json_at(json, "kvm.mmio_exits"), json_at(json, "exits.mmio"));
+	cr_assert_geq(json_at(json, "kvm.exits"), json_at(json, "exits.total"));
 	cr_assert_geq(json_at(json, "time_us.total"), json_at(json, "time_us.run"));
 	json_decref(json);
 	said_free(&s);
