@@ -242,4 +242,7 @@ uint64_t arch_cycles_per_sec(int vcpu_fd);
  */
 const char *arch_kvm_kind(void);
 
+/* What arch_kvm_kind() went by, for reports: "module kvm_amd under a hypervisor". */
+const char *arch_kvm_told_by(void);
+
 #endif

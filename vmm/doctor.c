@@ -23,6 +23,7 @@
 #include "mm/pagemap.h"
 #include "mm/pool.h"
 #include "vmm/console.h"
+#include "vmm/hostinfo.h"
 #include "vmm/kvm.h"
 
 #define MIB            (UINT64_C(1) << 20)
@@ -65,46 +66,6 @@ const char *doctor_level_name(enum doctor_level l)
 	static const char *const names[] = {"ok", "note", "warn", "fail"};
 
 	return names[l];
-}
-
-/* ---- reading what the kernel shows in files ---- */
-
-/* The first line of a file. Return: 0 or -errno; `text` is then empty. */
-static int read_line(const char *path, char *text, size_t size)
-{
-	FILE *f = fopen(path, "re");
-	int r = 0;
-
-	text[0] = '\0';
-	if (!f)
-		return -errno;
-	if (!fgets(text, (int)size, f))
-		r = -ENODATA;
-	fclose(f);
-	text[strcspn(text, "\n")] = '\0';
-	return r;
-}
-
-static int read_number(const char *path, uint64_t *out)
-{
-	char text[TEXT_MAX], *end;
-	int r = read_line(path, text, sizeof(text));
-
-	if (r)
-		return r;
-	*out = strtoull(text, &end, 10);
-	return end == text ? -EINVAL : 0;
-}
-
-/* "always [madvise] never" -> "madvise", in place. */
-static void chosen(char *text)
-{
-	char *from = strchr(text, '['), *to = from ? strchr(from, ']') : NULL;
-
-	if (!to)
-		return;
-	*to = '\0';
-	memmove(text, from + 1, (size_t)(to - from));
 }
 
 /* ---- KVM ---- */
@@ -243,7 +204,7 @@ static void check_nx_huge(struct doctor_report *r)
 {
 	char text[TEXT_MAX];
 
-	if (read_line("/sys/module/kvm/parameters/nx_huge_pages", text, sizeof(text)))
+	if (hostinfo_line("", "/sys/module/kvm/parameters/nx_huge_pages", text, sizeof(text)))
 		return; /* this KVM has no such setting */
 	if (text[0] == 'Y')
 		tell(r, "nx_huge_pages", DOCTOR_WARN,
@@ -271,7 +232,7 @@ static void check_uffd(struct doctor_report *r)
 	                     : access("/dev/userfaultfd", F_OK) == 0      ? "no permission"
 	                                                                  : "not there";
 
-	(void)read_number("/proc/sys/vm/unprivileged_userfaultfd", &open_to_all);
+	(void)hostinfo_number("", "/proc/sys/vm/unprivileged_userfaultfd", &open_to_all);
 	if (fd < 0) {
 		tell(r, "userfaultfd", DOCTOR_WARN, uffd_advice(-fd),
 		     "%s; device %s, sysctl %" PRIu64 ": only the kernel fault path, without "
@@ -306,14 +267,15 @@ static void check_thp(struct doctor_report *r)
 {
 	char anon[TEXT_MAX], shmem[TEXT_MAX];
 
-	if (read_line("/sys/kernel/mm/transparent_hugepage/enabled", anon, sizeof(anon))) {
+	if (hostinfo_line("", "/sys/kernel/mm/transparent_hugepage/enabled", anon, sizeof(anon))) {
 		tell(r, "THP", DOCTOR_WARN, "a kernel with CONFIG_TRANSPARENT_HUGEPAGE",
 		     "this kernel has no transparent huge pages: guests fault 4 KiB by 4 KiB");
 		return;
 	}
-	(void)read_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled", shmem, sizeof(shmem));
-	chosen(anon);
-	chosen(shmem);
+	(void)hostinfo_line("", "/sys/kernel/mm/transparent_hugepage/shmem_enabled", shmem,
+	                    sizeof(shmem));
+	hostinfo_chosen(anon);
+	hostinfo_chosen(shmem);
 	tell(r, "THP", DOCTOR_OK, "", "anonymous memory: %s; shared memory: %s", anon, shmem);
 }
 
@@ -348,8 +310,9 @@ static void check_hugetlb(struct doctor_report *r)
 {
 	uint64_t small = 0, large = 0;
 
-	(void)read_number("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", &small);
-	(void)read_number("/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages", &large);
+	(void)hostinfo_number("", "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", &small);
+	(void)hostinfo_number("", "/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages",
+	                      &large);
 	tell(r, "hugetlb pools", DOCTOR_NOTE, "",
 	     "%" PRIu64 " pages of 2 MiB, %" PRIu64 " of 1 GiB", small, large);
 }
@@ -360,7 +323,7 @@ static void check_maps(struct doctor_report *r)
 {
 	uint64_t n;
 
-	if (read_number("/proc/sys/vm/max_map_count", &n))
+	if (hostinfo_number("", "/proc/sys/vm/max_map_count", &n))
 		return;
 	tell(r, "max_map_count", n < MAPS_FEW ? DOCTOR_WARN : DOCTOR_OK,
 	     n < MAPS_FEW ? "sysctl vm.max_map_count=1048576" : "", "%" PRIu64, n);
@@ -401,48 +364,11 @@ static void check_memlock(struct doctor_report *r)
 	tell(r, "locked memory", DOCTOR_NOTE, "", "%s bytes; guests need none", soft);
 }
 
-/* The smallest memory.max from this process's cgroup up to the root. UINT64_MAX: no limit. */
-static uint64_t cgroup_limit(char *path)
-{
-	uint64_t least = UINT64_MAX, n;
-	char file[2 * TEXT_MAX + 32], *slash;
-
-	for (;;) {
-		snprintf(file, sizeof(file), "/sys/fs/cgroup%s/memory.max", path);
-		if (read_number(file, &n) == 0)
-			least = min_u64(least, n);
-		slash = strrchr(path, '/');
-		if (!slash)
-			return least;
-		*slash = '\0';
-	}
-}
-
-static uint64_t find_cgroup_limit(void)
-{
-	FILE *f = fopen("/proc/self/cgroup", "re");
-	char line[TEXT_MAX];
-	uint64_t limit = UINT64_MAX, n;
-
-	while (f && fgets(line, sizeof(line), f)) {
-		line[strcspn(line, "\n")] = '\0';
-		if (strncmp(line, "0::", 3) == 0)
-			limit = min_u64(limit, cgroup_limit(line + 3));
-	}
-	if (f)
-		fclose(f);
-	/* Version 1, seen from inside its own namespace. */
-	if (read_number("/sys/fs/cgroup/memory/memory.limit_in_bytes", &n) == 0)
-		limit = min_u64(limit, n);
-	return limit;
-}
-
 static void check_cgroup(struct doctor_report *r)
 {
-	uint64_t limit = find_cgroup_limit();
+	uint64_t limit = hostinfo_memory_limit("");
 
-	/* Version 1 says "none" with a number near 2^63. */
-	if (limit >= UINT64_C(1) << 60)
+	if (limit == UINT64_MAX)
 		tell(r, "cgroup memory", DOCTOR_OK, "", "no limit");
 	else
 		tell(r, "cgroup memory", limit < FREE_FEW ? DOCTOR_WARN : DOCTOR_NOTE,
@@ -450,25 +376,10 @@ static void check_cgroup(struct doctor_report *r)
 		     limit / MIB);
 }
 
-/* A line "MemAvailable:   123 kB" of /proc/meminfo, in bytes; 0 when it is not there. */
-static uint64_t meminfo(const char *name)
-{
-	FILE *f = fopen("/proc/meminfo", "re");
-	char line[TEXT_MAX];
-	uint64_t bytes = 0;
-	size_t len = strlen(name);
-
-	while (f && fgets(line, sizeof(line), f))
-		if (strncmp(line, name, len) == 0 && line[len] == ':')
-			bytes = strtoull(line + len + 1, NULL, 10) * 1024;
-	if (f)
-		fclose(f);
-	return bytes;
-}
-
 static void check_memory(struct doctor_report *r)
 {
-	uint64_t available = meminfo("MemAvailable"), total = meminfo("MemTotal");
+	uint64_t available = hostinfo_meminfo("", "MemAvailable"),
+		 total = hostinfo_meminfo("", "MemTotal");
 
 	tell(r, "memory", available < FREE_FEW ? DOCTOR_WARN : DOCTOR_OK,
 	     available < FREE_FEW ? "free some, or run small guests" : "",

@@ -68,19 +68,43 @@ static bool under_hypervisor(void)
 	return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & (1u << 31));
 }
 
+struct kvm_module {
+	const char *path;
+	const char *bare, *nested;                 /* kind of KVM */
+	const char *bare_told_by, *nested_told_by; /* what says so */
+};
+
+/* The software one first: its host may have the others' modules loaded as well. */
+static const struct kvm_module kvm_modules[] = {
+	{"/sys/module/kvm_pvm", "pvm", "pvm", "module kvm_pvm", "module kvm_pvm"},
+	{"/sys/module/kvm_intel", "vmx", "nested-vmx", "module kvm_intel",
+         "module kvm_intel under a hypervisor"},
+	{"/sys/module/kvm_amd", "svm", "nested-svm", "module kvm_amd",
+         "module kvm_amd under a hypervisor"},
+};
+
+static const struct kvm_module *loaded_module(void)
+{
+	for (size_t i = 0; i < sizeof(kvm_modules) / sizeof(kvm_modules[0]); i++)
+		if (access(kvm_modules[i].path, F_OK) == 0)
+			return &kvm_modules[i];
+	return NULL;
+}
+
 const char *arch_kvm_kind(void)
 {
-	/* The software one first: its host may have the others' modules loaded as well. */
-	static const struct {
-		const char *module, *bare, *nested;
-	} kinds[] = {
-		{"/sys/module/kvm_pvm", "pvm", "pvm"},
-		{"/sys/module/kvm_intel", "vmx", "nested-vmx"},
-		{"/sys/module/kvm_amd", "svm", "nested-svm"},
-	};
+	const struct kvm_module *m = loaded_module();
 
-	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
-		if (access(kinds[i].module, F_OK) == 0)
-			return under_hypervisor() ? kinds[i].nested : kinds[i].bare;
-	return "unknown";
+	if (!m)
+		return "unknown";
+	return under_hypervisor() ? m->nested : m->bare;
+}
+
+const char *arch_kvm_told_by(void)
+{
+	const struct kvm_module *m = loaded_module();
+
+	if (!m)
+		return "no module of it is known";
+	return under_hypervisor() ? m->nested_told_by : m->bare_told_by;
 }
