@@ -54,29 +54,9 @@
 #include "mm/space.h"
 #include "vmm/engine.h"
 #include "vmm/kvm_stats.h"
+#include "vmm/series.h"
 #include "vmm/snapshot.h"
 #include "vmm/vm.h"
-
-/* Growing array of samples. Zeroed: empty. */
-struct series {
-	uint64_t *v;
-	size_t count;
-	size_t room;
-};
-
-/* Return: 0; -ENOMEM, then the sample is not in it. */
-int series_add(struct series *s, uint64_t sample);
-
-/* Put the samples in order, as series_rank() wants them. */
-void series_sort(struct series *s);
-
-/*
- * The sample at or below which `percent` (1..100) of all lie, by nearest rank. Of a sorted series;
- * 0 when it is empty.
- */
-uint64_t series_rank(const struct series *s, unsigned percent);
-
-void series_fini(struct series *s);
 
 /* Of `run`. Zeroed: nothing has run. */
 struct stats_run {

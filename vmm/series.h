@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/series.h - samples of whole numbers, as many as come, and their percentiles.
+ *
+ * Concurrency: none; one thread.
+ */
+#ifndef COWSLIP_VMM_SERIES_H
+#define COWSLIP_VMM_SERIES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Growing array of samples. Zeroed: empty. */
+struct series {
+	uint64_t *v;
+	size_t count;
+	size_t room;
+};
+
+/* Return: 0; -ENOMEM, then the sample is not in it. */
+int series_add(struct series *s, uint64_t sample);
+
+/* Put the samples in order, as series_rank() wants them. */
+void series_sort(struct series *s);
+
+/*
+ * The sample at or below which `percent` (1..100) of all lie, by nearest rank. Of a sorted series;
+ * 0 when it is empty.
+ */
+uint64_t series_rank(const struct series *s, unsigned percent);
+
+void series_fini(struct series *s);
+
+#endif
