@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT
+/*
+ * bench/report.h - the one document that a bench command makes, and its renderings.
+ *
+ * A command builds a JSON document with the functions below; table, Markdown, CSV, plot and
+ * comparison are made from it and have nothing it does not have.
+ *
+ *     schema      1. Keys may be added under the same number; it rises when one goes or changes
+ *     command     "faults", "clone", "reset" or "snapshot"
+ *     build       version of cowslip
+ *     parameters  object: what was asked for, flat; --compare wants the same but for "repeat"
+ *     baseline    name of the row that the main table compares with; left out: none
+ *     host        bench/host.h
+ *     warnings    strings: what spoils the figures. Not empty does not mean worthless
+ *     rows        objects, in the order of the table; "name" is unique
+ *     summary     object of figures of the whole run that belong to no row; may be left out
+ *
+ * Figures are medians over the repeats. F_spread beside a figure F is [q1, q3], the quartiles over
+ * the repeats. Rows of all commands may have
+ *
+ *     ratio_to, ratio_spread    {"BASELINE": ratio}, {"BASELINE": [q1, q3]}: how many times as fast
+ *                    as the row BASELINE, repeat by repeat; above 1 is faster
+ *
+ * and by command
+ *
+ *     faults      us_per_page (_spread), pages_per_s (_spread), latency_ns (bench/hist.h: of all
+ *                 touches), kinds {"zero"|"shared"|"cow"|"huge": as latency_ns}, touches,
+ *                 violations, events, committed_bytes, private_bytes, prepare_us (work done before
+ *                 the walk), kvm {counter: value} or null, cdf ([[ns, fraction], ...])
+ *     clone       a row per phase ("created", "first instruction", "first output", "exit"):
+ *                 us_p50 (_spread), us_p90, us_p99, us_max, count, each since the request. summary:
+ *                 clones_per_s (_spread)
+ *     reset       a row per number of dirty pages: dirty_pages, us_p50 (_spread), us_p90, us_p99,
+ *                 us_max, count
+ *     snapshot    a row per operation: us (_spread), bytes, gb_per_s (_spread; 10^9 bytes)
+ *
+ * A figure that was not measured is null or left out; every rendering shows it as "-" or empty.
+ *
+ * Functions that add to a document return 0 or -ENOMEM. A reference given is taken in any case.
+ * Concurrency: none; one thread.
+ */
+#ifndef COWSLIP_BENCH_REPORT_H
+#define COWSLIP_BENCH_REPORT_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "bench/sample.h"
+
+#define REPORT_SCHEMA 1
+
+struct host;
+
+/*
+ * A document without rows; `host` may be NULL (then null in it), `baseline` too.
+ * Return: a new reference; NULL when there is no memory.
+ */
+json_t *report_new(const char *command, json_t *parameters, const char *baseline,
+                   const struct host *host);
+
+int report_add_row(json_t *doc, json_t *row);
+int report_set_summary(json_t *doc, json_t *summary);
+int report_warn(json_t *doc, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* host_say_fn with the document as ctx. A sentence for which there is no memory is lost. */
+void report_say(void *doc, const char *sentence);
+
+/* A row, or a summary: KEY and KEY_spread. An empty spread makes null of both. */
+int report_set_figure(json_t *row, const char *key, const struct spread *s);
+
+/* An entry of ratio_to and of ratio_spread. */
+int report_set_ratio(json_t *row, const char *baseline, const struct spread *s);
+
+/*
+ * KEY and KEY_spread read back, for renderings and comparison; count is 0 when there is no such
+ * figure, 1 when it has no spread, else 2 (how many repeats made it is not kept).
+ */
+struct spread report_figure(const json_t *row, const char *key);
+struct spread report_ratio(const json_t *row, const char *baseline);
+
+/*
+ * After the last row: a warning for every ratio, or figure of a row or summary when the row has no
+ * ratio, that is spread_noisy(); "host too noisy" is in it. Also when fewer than three repeats
+ * (parameters' "repeat") leave the spread unknown. A row compared with itself is passed over.
+ */
+int report_judge(json_t *doc);
+
+/* Did report_judge() find noise? */
+bool report_is_noisy(const json_t *doc);
+
+enum report_form {
+	REPORT_TEXT,     /* tables for people, then host, then warnings; at most 100 columns */
+	REPORT_MARKDOWN, /* the same as tables of Markdown */
+	REPORT_CSV,      /* one line per row; below */
+	REPORT_JSON,     /* the document itself, indented */
+};
+
+/*
+ * CSV: the first line names the columns, each a path into the row, joined by dots:
+ * `ratio_to.kernel-4k`, `latency_ns.p99`; a spread's two ends are `.q1` and `.q3`. All paths of any
+ * row, in the order of their first appearance; cdf is left out. A missing value is empty. RFC 4180
+ * but for the line end, which is a newline.
+ *
+ * Return: 0; -ENOMEM; -EIO when `to` cannot be written.
+ */
+int report_put(const json_t *doc, enum report_form form, FILE *to);
+
+#endif

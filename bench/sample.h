@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+/*
+ * bench/sample.h - what a few repeats of one measurement say: median, quartiles, paired ratios.
+ *
+ * A ratio is taken within each repeat, of two rows measured right after one another, and only
+ * then summed up: what slows the whole host for a while slows both and drops out.
+ *
+ * Quartiles are interpolated linearly between the ordered samples: of n samples the quantile p lies
+ * at position p * (n - 1), counted from 0. So of five samples they are the second and the fourth.
+ *
+ * Concurrency: none; values.
+ */
+#ifndef COWSLIP_BENCH_SAMPLE_H
+#define COWSLIP_BENCH_SAMPLE_H
+
+#include <stdbool.h>
+
+#define SAMPLE_MAX 100u /* repeats */
+
+/* Beyond it a figure says more of the host than of what was measured. */
+#define SPREAD_NOISY 0.10
+
+/* A change that is smaller than this is none, however steady the figures. */
+#define SPREAD_MATTERS 0.05
+
+/* One figure per repeat, in the order of the repeats. Zeroed: empty. */
+struct sample {
+	double v[SAMPLE_MAX];
+	unsigned count;
+};
+
+/* count 0: nothing was measured, and the rest is 0. */
+struct spread {
+	double median, q1, q3;
+	unsigned count;
+};
+
+/* Return: 0; -ENOSPC when SAMPLE_MAX are in it; -EDOM when `v` is no finite number. */
+int sample_add(struct sample *s, double v);
+
+struct spread sample_spread(const struct sample *s);
+
+/*
+ * Of the ratios a/b repeat by repeat. Repeats that only one of them has, or where b is 0, do not
+ * count.
+ */
+struct spread sample_ratio(const struct sample *a, const struct sample *b);
+
+/* (q3 - q1) / median; 0 when the median is 0. */
+double spread_relative(const struct spread *s);
+
+/* spread_relative() > SPREAD_NOISY. Of fewer than three repeats nothing is known: false. */
+bool spread_noisy(const struct spread *s);
+
+/*
+ * Has the figure changed beyond noise? The quartiles' ranges lie apart, and the medians by more
+ * than SPREAD_MATTERS of the older one.
+ * Return: -1 lower than before, 1 higher, 0 neither.
+ */
+int spread_change(const struct spread *before, const struct spread *after);
+
+#endif
