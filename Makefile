@@ -31,15 +31,19 @@ ARCH_SRCS_x86_64 := $(addprefix arch/x86_64/, \
 ARCH_SRCS := $(ARCH_SRCS_$(ARCH))
 
 VMM_SRCS := $(addprefix vmm/, \
-	atomic_file.c bus.c console.c elf.c engine.c family.c guestctl.c kernel.c kvm.c \
-	kvm_stats.c pmem.c power.c procmem.c serial.c snapshot.c snapshot_read.c snapshot_write.c vcpu.c vm.c \
-	vmstate.c watch.c worker.c)
+	atomic_file.c bus.c console.c elf.c engine.c family.c guestctl.c hostinfo.c kernel.c \
+	kvm.c kvm_stats.c pmem.c power.c procmem.c serial.c series.c snapshot.c \
+	snapshot_read.c snapshot_write.c vcpu.c vm.c vmstate.c watch.c worker.c)
 
 CLI_SRCS := $(addprefix vmm/, \
 	cli_clone.c cli_doctor.c cli_image.c cli_options.c cli_output.c cli_run.c cli_sink.c \
 	cli_terminal.c doctor.c main.c stats.c)
 
-BENCH_SRCS :=
+# What of bench/ needs no command line, and so can be linked to the unit tests, and the rest.
+BENCH_LIB_SRCS := $(addprefix bench/, \
+	sample.c)
+BENCH_CLI_SRCS :=
+BENCH_SRCS := $(BENCH_LIB_SRCS) $(BENCH_CLI_SRCS)
 
 # Linked into every guest program; guest/<program>.c are the programs.
 GUEST_SRCS_x86_64 := guest/x86_64/start.S guest/x86_64/isa.c
@@ -218,7 +222,7 @@ $(INIT): tests/nested/init.c Makefile | deps
 
 $(B)/static/cowslip: $(call objs,$(CLI_SRCS) $(BENCH_SRCS)) $(LIBCOWSLIP)
 $(B)/static/kvm: $(call objs,$(KVM_SRCS) $(STATIC_RUNNER)) $(LIBCOWSLIP)
-$(B)/static/unit: $(call objs,$(UNIT_SRCS) $(STATIC_RUNNER)) $(LIBCOWSLIP)
+$(B)/static/unit: $(call objs,$(UNIT_SRCS) $(BENCH_LIB_SRCS) $(STATIC_RUNNER)) $(LIBCOWSLIP)
 $(B)/static/unit: STATIC += $(INJECT)
 $(B)/static/cowslip $(B)/static/kvm $(B)/static/unit:
 	@mkdir -p $(@D)
@@ -301,7 +305,8 @@ build/cowslip: build/release/cowslip
 # Criterion cannot start a test under ThreadSanitizer: tests/tsan_runner.c says why and does it.
 CRITERION := $(if $(filter tsan,$(BUILD)),$(B)/obj/tests/tsan_runner.o,-lcriterion)
 
-$(B)/tests/unit: $(call objs,$(UNIT_SRCS)) $(filter %.o,$(CRITERION)) $(LIBCOWSLIP)
+$(B)/tests/unit: $(call objs,$(UNIT_SRCS) $(BENCH_LIB_SRCS)) $(filter %.o,$(CRITERION)) \
+	$(LIBCOWSLIP)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS) $(INJECT) -o $@ $^ $(LDLIBS) $(filter -l%,$(CRITERION))
