@@ -41,7 +41,7 @@ CLI_SRCS := $(addprefix vmm/, \
 
 # What of bench/ needs no command line, and so can be linked to the unit tests, and the rest.
 BENCH_LIB_SRCS := $(addprefix bench/, \
-	sample.c)
+	hist.c host.c progress.c sample.c)
 BENCH_CLI_SRCS :=
 BENCH_SRCS := $(BENCH_LIB_SRCS) $(BENCH_CLI_SRCS)
 

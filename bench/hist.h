@@ -2,10 +2,6 @@
 /*
  * bench/hist.h - a guest's histograms of touches (guest/memwalk.h), read by the host.
  *
- * Percentiles: the value at rank floor(count * p) + 1, at most count, in ascending order: what the
- * slowest 1 - p of all reach. So one slow touch in 1,000 shows in p99.9. A value is known to 1/32:
- * it is told as the upper end of its bucket, but never as more than the largest of all.
- *
  * What a guest says is checked (hist_check()) before it is used.
  * Concurrency: none; the caller's memory.
  */
@@ -23,15 +19,12 @@ int hist_check(const struct memwalk_histogram *h);
 /* Return: 0; -EOVERFLOW when a bucket would not hold it: `to` is then unchanged. */
 int hist_merge(struct memwalk_histogram *to, const struct memwalk_histogram *from);
 
-/* The percentile `permille` (0..1000), in cycles; 0 when the histogram is empty. */
-uint64_t hist_at(const struct memwalk_histogram *h, unsigned permille);
-
 /* Cycles in nanoseconds; the cycles themselves when `hz` is 0 (the frequency is not known). */
 double hist_ns(double cycles, uint64_t hz);
 
 /*
- * {"count", "mean", "p50", "p90", "p99", "p99.9", "max"}: whole nanoseconds; of an empty one count
- * is 0 and the rest null. Return: a new reference; NULL when there is no memory.
+ * {"count", "mean", "p50", "p90", "p99", "p99.9", "max"}: whole nanoseconds, percentiles as
+ * memwalk_histogram_at() defines them; of an empty one count is 0 and the rest null. Return: a new reference; NULL when there is no memory.
  */
 json_t *hist_latency_json(const struct memwalk_histogram *h, uint64_t hz);
 
