@@ -41,7 +41,7 @@ CLI_SRCS := $(addprefix vmm/, \
 
 # What of bench/ needs no command line, and so can be linked to the unit tests, and the rest.
 BENCH_LIB_SRCS := $(addprefix bench/, \
-	hist.c host.c progress.c sample.c)
+	hist.c host.c progress.c report.c report_csv.c report_grid.c report_table.c sample.c)
 BENCH_CLI_SRCS :=
 BENCH_SRCS := $(BENCH_LIB_SRCS) $(BENCH_CLI_SRCS)
 

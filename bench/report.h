@@ -8,9 +8,11 @@
  *     schema      1. Keys may be added under the same number; it rises when one goes or changes
  *     command     "faults", "clone", "reset" or "snapshot"
  *     build       version of cowslip
- *     parameters  object: what was asked for, flat; --compare wants the same but for "repeat"
+ *     parameters  object: what was asked for, flat; --compare wants the same but for "repeat".
+ *                 Sizes are integers under keys that end in "_bytes"; null or false: not asked for
  *     baseline    name of the row that the main table compares with; left out: none
  *     host        bench/host.h
+ *     noisy       bool: some figure varies by more than 10 % (report_judge())
  *     warnings    strings: what spoils the figures. Not empty does not mean worthless
  *     rows        objects, in the order of the table; "name" is unique
  *     summary     object of figures of the whole run that belong to no row; may be left out
@@ -80,20 +82,30 @@ struct spread report_figure(const json_t *row, const char *key);
 struct spread report_ratio(const json_t *row, const char *baseline);
 
 /*
- * After the last row: a warning for every ratio, or figure of a row or summary when the row has no
- * ratio, that is spread_noisy(); "host too noisy" is in it. Also when fewer than three repeats
- * (parameters' "repeat") leave the spread unknown. A row compared with itself is passed over.
+ * After the last row: a warning for every row of which a ratio (or, when it has none and is no
+ * baseline, a figure) has a spread beyond SPREAD_NOISY; it begins with "host too noisy" and names
+ * row and figure. The summary is judged like a row without ratios. One warning instead when fewer
+ * than three repeats (parameters' "repeat") leave the spread unknown.
  */
 int report_judge(json_t *doc);
 
 /* Did report_judge() find noise? */
 bool report_is_noisy(const json_t *doc);
 
+/* The row's name, borrowed; "" when it has none. */
+const char *report_name(const json_t *row);
+
+/* Is the row called `name` one that others are compared with? */
+bool report_is_baseline(const json_t *doc, const char *name);
+
+/* Is `key` F_spread? Then F is in `figure`. */
+bool report_spread_key(const char *key, char *figure, size_t size);
+
 enum report_form {
 	REPORT_TEXT,     /* tables for people, then host, then warnings; at most 100 columns */
 	REPORT_MARKDOWN, /* the same as tables of Markdown */
 	REPORT_CSV,      /* one line per row; below */
-	REPORT_JSON,     /* the document itself, indented */
+	REPORT_JSON,     /* the document itself, a row per line */
 };
 
 /*
