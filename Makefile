@@ -41,8 +41,9 @@ CLI_SRCS := $(addprefix vmm/, \
 
 # What of bench/ needs no command line, and so can be linked to the unit tests, and the rest.
 BENCH_LIB_SRCS := $(addprefix bench/, \
-	hist.c host.c progress.c report.c report_csv.c report_grid.c report_table.c sample.c)
-BENCH_CLI_SRCS :=
+	compare.c hist.c host.c plot.c plot_script.c progress.c report.c report_csv.c \
+	report_grid.c report_table.c sample.c)
+BENCH_CLI_SRCS := $(addprefix bench/, bench.c clone.c faults.c options.c snapshot.c)
 BENCH_SRCS := $(BENCH_LIB_SRCS) $(BENCH_CLI_SRCS)
 
 # Linked into every guest program; guest/<program>.c are the programs.
@@ -89,7 +90,7 @@ endif
 CPPFLAGS := -I. -D_GNU_SOURCE
 CFLAGS := -std=gnu11 -pthread $(OPT) $(WARN)
 LDFLAGS := -pthread $(OPT)
-LDLIBS := -ljansson -lxxhash
+LDLIBS := -ljansson -lxxhash -lm
 
 # Guests are the same whatever the build, but for the compiler that lint checks them with. No
 # library, no red zone under exception frames. All C of a guest runs in ring 3: ring 0, which a

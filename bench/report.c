@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "bench/host.h"
+#include "bench/report_grid.h"
 #include "bench/report_internal.h"
 #include "vmm/version.h"
 
@@ -229,15 +230,19 @@ static struct noise figure_noise(const json_t *row)
 
 static int judge(json_t *doc, const char *name, const struct noise *n)
 {
+	char q1[GRID_TEXT], q3[GRID_TEXT], middle[GRID_TEXT];
+
 	if (n->relative <= SPREAD_NOISY)
 		return 0;
+	grid_number(n->spread.q1, q1);
+	grid_number(n->spread.q3, q3);
+	grid_number(n->spread.median, middle);
 	if (json_object_set_new(doc, "noisy", json_true()))
 		return -ENOMEM;
 	return report_warn(doc,
-	                   "host too noisy: %s: %s: half of the repeats lie between %.3g and %.3g, "
-	                   "%.0f %% of the median %.3g",
-	                   name, n->what, n->spread.q1, n->spread.q3, 100 * n->relative,
-	                   n->spread.median);
+	                   "host too noisy: %s: %s: half of the repeats lie between %s and %s, "
+	                   "%.0f %% of the median %s",
+	                   name, n->what, q1, q3, 100 * n->relative, middle);
 }
 
 /* The times of a row that others are compared with drop out with the host's moods. */

@@ -101,6 +101,13 @@ bool report_is_baseline(const json_t *doc, const char *name);
 /* Is `key` F_spread? Then F is in `figure`. */
 bool report_spread_key(const char *key, char *figure, size_t size);
 
+/*
+ * "faults: pattern random, access write, size 64M": the command and its parameters less the `count`
+ * keys in `without`, cut to `size`.
+ */
+void report_describe(const json_t *doc, const char *const *without, size_t count, char *text,
+                     size_t size);
+
 enum report_form {
 	REPORT_TEXT,     /* tables for people, then host, then warnings; at most 100 columns */
 	REPORT_MARKDOWN, /* the same as tables of Markdown */

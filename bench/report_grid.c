@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "bench/report_grid.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -127,6 +128,43 @@ void grid_put_markdown(const struct grid *g, const char *title, FILE *to)
 	put_rule(g, used, to);
 	for (size_t r = 0; r < g->rows; r++)
 		put_cells(g, (const char(*)[GRID_TEXT])g->cell[r], used, to);
+}
+
+/* ---- numbers ---- */
+
+void grid_count(double v, char *cell)
+{
+	char digits[GRID_TEXT];
+	size_t len, out = 0;
+
+	snprintf(digits, sizeof(digits), "%.0f", fabs(v));
+	len = strlen(digits);
+	if (v < 0 && strcmp(digits, "0") != 0)
+		cell[out++] = '-';
+	for (size_t i = 0; i < len && out + 2 < GRID_TEXT; i++) {
+		cell[out++] = digits[i];
+		if (i + 1 < len && (len - i) % 3 == 1)
+			cell[out++] = ',';
+	}
+	cell[out] = '\0';
+}
+
+void grid_number(double v, char *cell)
+{
+	static const struct {
+		double least; /* that is rounded to this many digits behind the point */
+		int digits;
+	} steps[] = {{9.995, 1}, {0.9995, 2}, {0.09995, 3}, {0.009995, 4}, {0, 5}};
+	double size = fabs(v);
+	unsigned i = 0;
+
+	if (size == 0 || size >= 99.95) {
+		grid_count(v, cell);
+		return;
+	}
+	while (size < steps[i].least)
+		i++;
+	snprintf(cell, GRID_TEXT, "%.*f", steps[i].digits, v);
 }
 
 /* ---- running text ---- */

@@ -42,6 +42,10 @@ void grid_put_markdown(const struct grid *g, const char *title, FILE *to);
 
 void grid_fini(struct grid *g);
 
+/* A number for a cell of GRID_TEXT bytes. count: whole, "1,234,567"; number: three digits or more. */
+void grid_count(double v, char *cell);
+void grid_number(double v, char *cell);
+
 /*
  * `text` in lines of at most GRID_WIDTH, broken at blanks; the first begins with `lead`, the others
  * with as many blanks. A word too long for a line gets one of its own.

@@ -110,42 +110,6 @@ static const struct table tables[] = {
 
 /* ---- cells ---- */
 
-/* "1234567" -> "1,234,567". */
-static void group(double v, char *cell)
-{
-	char digits[GRID_TEXT];
-	size_t len, out = 0;
-
-	snprintf(digits, sizeof(digits), "%.0f", fabs(v));
-	len = strlen(digits);
-	if (v < 0 && strcmp(digits, "0") != 0)
-		cell[out++] = '-';
-	for (size_t i = 0; i < len && out + 2 < GRID_TEXT; i++) {
-		cell[out++] = digits[i];
-		if (i + 1 < len && (len - i) % 3 == 1)
-			cell[out++] = ',';
-	}
-	cell[out] = '\0';
-}
-
-static void show_number(double v, char *cell)
-{
-	static const struct {
-		double least; /* that is rounded to this many digits behind the point */
-		int digits;
-	} steps[] = {{9.995, 1}, {0.9995, 2}, {0.09995, 3}, {0.009995, 4}, {0, 5}};
-	double size = fabs(v);
-	unsigned i = 0;
-
-	if (size == 0 || size >= 99.95) {
-		group(v, cell);
-		return;
-	}
-	while (size < steps[i].least)
-		i++;
-	snprintf(cell, GRID_TEXT, "%.*f", steps[i].digits, v);
-}
-
 static void show_iqr(const struct spread *s, char *cell)
 {
 	if (s->count > 1)
@@ -181,9 +145,9 @@ static void show_value(const json_t *value, enum show show, char *cell)
 	else if (!json_is_number(value))
 		snprintf(cell, GRID_TEXT, "%s", none);
 	else if (show == SHOW_COUNT)
-		group(json_number_value(value), cell);
+		grid_count(json_number_value(value), cell);
 	else
-		show_number(json_number_value(value) * scale(show), cell);
+		grid_number(json_number_value(value) * scale(show), cell);
 }
 
 static void show_ratio(const json_t *row, const char *baseline, char *cell)
@@ -195,7 +159,7 @@ static void show_ratio(const json_t *row, const char *baseline, char *cell)
 	else if (s.count == 0)
 		snprintf(cell, GRID_TEXT, "%s", none);
 	else
-		show_number(s.median, cell);
+		grid_number(s.median, cell);
 }
 
 static void show_cell(const json_t *row, const struct column *c, const char *baseline, char *cell)
@@ -456,18 +420,35 @@ static void add_parameter(struct text *t, const char *key, const json_t *value)
 	add(t, ",");
 }
 
-static void put_parameters(const json_t *doc, const struct style *style, FILE *to)
+static bool listed(const char *key, const char *const *list, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (strcmp(list[i], key) == 0)
+			return true;
+	return false;
+}
+
+void report_describe(const json_t *doc, const char *const *without, size_t count, char *text,
+                     size_t size)
 {
 	struct text t = {.len = 0};
 	const char *key;
 	json_t *value;
 
 	add(&t, "%s:", json_string_value(json_object_get(doc, "command")));
-	json_object_foreach(json_object_get(doc, "parameters"), key, value)
-		add_parameter(&t, key, value);
-	if (t.s[t.len - 1] == ',' || t.s[t.len - 1] == ':')
-		t.s[t.len - 1] = '\0';
-	style->line("bench ", t.s, to);
+	json_object_foreach(json_object_get(doc, "parameters"), key,
+	                    value) if (!listed(key, without, count)) add_parameter(&t, key, value);
+	/* The last comma, or the colon. */
+	t.s[t.len - 1] = '\0';
+	snprintf(text, size, "%s", t.s);
+}
+
+static void put_parameters(const json_t *doc, const struct style *style, FILE *to)
+{
+	char text[TEXT_MAX];
+
+	report_describe(doc, NULL, 0, text, sizeof(text));
+	style->line("bench ", text, to);
 }
 
 static void put_summary(const json_t *doc, const struct style *style, FILE *to)
