@@ -74,8 +74,8 @@ enum abi_op {
 	ABI_INPUT = 6,
 	/*
 	 * Hand the `size` bytes at `buf`, which lie in one run of RAM, to whoever runs the VM.
-	 * `result` is 0, also when nobody listens; -EMSGSIZE when there are more than ABI_WRITE_MAX;
-	 * -EFAULT when they are not all RAM.
+	 * `result` is 0, also when nobody listens; -EMSGSIZE when there are more than
+	 * ABI_WRITE_MAX; -EFAULT when they are not all RAM.
 	 */
 	ABI_OUTPUT = 7,
 };
