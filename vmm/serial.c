@@ -242,6 +242,7 @@ void serial_restore(struct serial *s, const struct serial_regs *in)
 {
 	pthread_mutex_lock(&s->lock);
 	s->regs = *in;
+	s->received = 0;
 	update_line(s);
 	pthread_mutex_unlock(&s->lock);
 }

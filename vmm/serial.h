@@ -58,7 +58,10 @@ void serial_connect(struct serial *s, serial_irq_fn *irq, void *ctx);
 /* Feed input. Return: how many of `size` bytes were taken; the queue holds SERIAL_QUEUE. */
 size_t serial_input(struct serial *s, const void *data, size_t size);
 
-/* The vCPUs are stopped. restore raises the interrupt line if the registers say so. */
+/*
+ * The vCPUs are stopped. restore empties the receiver back onto the line, and sets the interrupt
+ * line as the registers say.
+ */
 void serial_save(struct serial *s, struct serial_regs *out);
 void serial_restore(struct serial *s, const struct serial_regs *in);
 

@@ -289,7 +289,7 @@ static int new_generation(struct vm *vm, struct vm_error *err)
 }
 
 /* A clone goes on where the image was taken, knowing who it is. */
-static int restore(struct vm *vm, struct image *image, struct vm_error *err)
+int vm_restore(struct vm *vm, const struct image *image, struct vm_error *err)
 {
 	size_t size;
 	const void *state = image_state(image, &size);
@@ -347,7 +347,7 @@ static int make_machine(struct vm *vm, const struct vm_config *c, struct vm_erro
 	if (r == 0)
 		r = make_devices(vm, &c->mailbox, err);
 	if (r == 0)
-		r = c->image ? restore(vm, c->image, err) : init_vcpus(vm, err);
+		r = c->image ? vm_restore(vm, c->image, err) : init_vcpus(vm, err);
 	if (r)
 		return r;
 	r = vcpu_start_threads(vm);

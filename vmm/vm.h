@@ -4,7 +4,8 @@
  *
  *     vm_create ── vm_boot_elf ──┐
  *                                ├── vm_run ──> event ──> (vm_snapshot) ──> vm_run ... vm_destroy
- *     vm_create (with an image) ─┘
+ *     vm_create (with an image) ─┤
+ *     vm_reset ──────────────────┘
  *
  * vm_run() returns with every vCPU stopped, so whatever its owner does next (snapshot,
  * read memory, destroy) needs no further care. vCPU 0 runs on the caller's thread; the
@@ -119,8 +120,8 @@ int vm_memory_size(const struct vm_config *c, uint64_t *out, struct vm_error *er
 
 /*
  * Make a VM. With an image it is ready to run; without, boot it first.
- * Return: 0; -EINVAL (RAM size, cpus 0 or too many, arg too long, memory that cannot be used); -ENOTSUP (image for other
- * hardware);
+ * Return: 0; -EINVAL (RAM size, cpus 0 or too many, arg too long, memory that cannot be used);
+ * -ENOTSUP (image for other hardware);
  * -EBADMSG (image state damaged); -ENOMEM; -errno of KVM. err->text says what in one line.
  */
 int vm_create(const struct vm_config *c, struct vm **out, struct vm_error *err);
@@ -175,6 +176,17 @@ void vm_kick(struct vm *vm);
  * memory is the embedder's; -errno of space_publish() or KVM, then the VM is as before.
  */
 int vm_snapshot(struct vm *vm, struct image **out, struct vm_error *err);
+
+/*
+ * The stopped VM becomes a clone of its image again, clone `number` with argument `arg` (copied,
+ * may be NULL): memory, vCPUs and devices, with a fresh identity, in whatever way it had ended. Its
+ * descriptors, threads and slots stay; memory costs what was changed (space_reset). Its image is
+ * what it was made from, or what vm_snapshot() last made of it.
+ * Return: 0; -EINVAL when it has none, or arg is too long; -ENOTSUP when its memory is the
+ * embedder's; -ENOTRECOVERABLE when it was given up for want of frames; -errno of space_reset(): it
+ * is as before. -errno of KVM or of answering: it can only be reset again or destroyed.
+ */
+int vm_reset(struct vm *vm, uint64_t number, const char *arg, struct vm_error *err);
 
 /*
  * After VM_FORK: tell the guest the child's number (1..INT32_MAX) or -errno. Without it the

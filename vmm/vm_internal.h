@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * vmm/vm_internal.h - the inside of a VM, shared by vm.c (life cycle), vcpu.c (running),
- * vmstate.c (saved state) and kvm_stats.c (KVM's counters).
+ * vmm/vm_internal.h - the inside of a VM, shared by vm.c (life cycle), vm_reset.c (back to the
+ * image), vcpu.c (running), vmstate.c (saved state) and kvm_stats.c (KVM's counters).
  */
 #ifndef COWSLIP_VMM_VM_INTERNAL_H
 #define COWSLIP_VMM_VM_INTERNAL_H
@@ -117,6 +117,12 @@ void vcpu_end_threads(struct vm *vm);
  * space_write() or -errno of drawing an identity, it is as before.
  */
 int vm_answer(struct vm *vm, int32_t result);
+
+/*
+ * Put the image's machine state into a VM whose memory is the image's, under an identity of its
+ * own. Return: 0; as vmstate_restore() and vm_answer(), then the VM must not run.
+ */
+int vm_restore(struct vm *vm, const struct image *image, struct vm_error *err);
 
 /* ---- vmstate.c ---- */
 

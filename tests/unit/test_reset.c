@@ -318,6 +318,30 @@ TEST_BOTH_PATHS(reset, locked_memory)
 	expect_all_gone(pool);
 }
 
+/* A space at its limit has it all to use again. */
+Test(reset, out_of_frames)
+{
+	struct pool *pool = new_pool(4 * MIB);
+	struct space *s;
+
+	require_path(FAULTS_UFFD);
+	s = new_space(pool, RAM, FAULTS_UFFD);
+	for (unsigned round = 0; round < 3; round++) {
+		uint64_t at = round * BLOCK;
+		struct violation v = {{at + 4 * MIB}, ACCESS_WRITE};
+
+		put(s, at, 1);
+		put(s, at + BLOCK, 2);
+		v.gpa.v %= RAM;
+		cr_assert_eq(space_violation(s, v), OUTCOME_NOMEM);
+		reset(s);
+		cr_assert_eq(used_frames(pool), 0);
+	}
+	expect_zero(s, 0, 4 * MIB);
+	space_destroy(s);
+	expect_all_gone(pool);
+}
+
 /* After a reset a fresh space can be published and cloned as if nothing had been. */
 TEST_BOTH_PATHS(reset, publish_after_reset)
 {
