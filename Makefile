@@ -175,7 +175,7 @@ clean:
 # ---- tests ----
 
 test: deps
-	+@MAKE='$(MAKE)' tests/run.sh includes unit asan tsan kvm
+	+@MAKE='$(MAKE)' tests/run.sh includes unit asan tsan kvm kvm@nested-6.1 linux@nested-6.1
 test-unit test-asan test-tsan test-kvm test-kvm-asan: test-%: deps
 	+@MAKE='$(MAKE)' tests/run.sh $*
 

@@ -4,7 +4,7 @@
 # tests/run.sh - builds and runs the test suites and counts what they say.
 #
 # usage: tests/run.sh [includes|unit|asan|tsan|kvm|kvm-asan|{unit,kvm,linux}@nested-6.1...]...
-#        (no names: includes unit asan tsan kvm)
+#        (no names: includes unit asan tsan kvm kvm@nested-6.1 linux@nested-6.1)
 #
 # A suite's counts come from the TAP file its runner wrote, never from its exit status alone.
 # What cannot be right counts as a failure: a build that breaks, no TAP, fewer results than
@@ -16,15 +16,20 @@
 # no KVM of this host. Behind the kernel may stand: -npt0 (shadow paging), -tdp0 (KVM's older MMU),
 # -plain (a CPU without XSAVE).
 #
+# Where this host has no usable KVM, kvm is what kvm@nested-6.1 says, which then runs once.
+#
 # Environment: MAKE; TEST_TIMEOUT (seconds, of a test that names none), SUITE_TIMEOUT (seconds),
-# TSAN_FILTER (glob over suite/test). Set for the tests: COWSLIP (the program under test) and
-# COWSLIP_GUESTS (directory of guest programs).
+# TSAN_FILTER (glob over suite/test). Set for the tests: COWSLIP (the program under test),
+# COWSLIP_GUESTS (directory of guest programs) and, in the nested machine, COWSLIP_SLOWNESS: about
+# how many times as slow as hardware it is. Tests then go fewer rounds and wait longer
+# (tests/kvm/pace.h); none is left out. NESTED_SLOWNESS (5) is its value; 1 goes all rounds.
 set -u
 
 cd "$(dirname "$0")/.." || exit 1
 MAKE=${MAKE:-make}
 TEST_TIMEOUT=${TEST_TIMEOUT:-120}
 SUITE_TIMEOUT=${SUITE_TIMEOUT:-1500}
+NESTED_SLOWNESS=${NESTED_SLOWNESS:-5}
 TSAN_FILTER=${TSAN_FILTER:-*}
 
 # One run at a time in a tree: builds and results would get into each other's way.
@@ -174,7 +179,8 @@ run_nested() { # suite: PROGRAM@nested-KERNEL[-VARIANT]
 	tests/nested/run --kernel "$kernel" $variant --smp 2 --mem 2G --time "$SUITE_TIMEOUT" \
 		--in "build/test/static/$program" --in build/test/static/cowslip \
 		--in build/guest:guest --env COWSLIP=/stage/cowslip \
-		--env COWSLIP_GUESTS=/stage/guest --console "$results.console" \
+		--env COWSLIP_GUESTS=/stage/guest \
+		--env "COWSLIP_SLOWNESS=$NESTED_SLOWNESS" --console "$results.console" \
 		-- "$program" --timeout="$TEST_TIMEOUT" >"$results.tap"
 	count "$suite" "$results.tap" $?
 }
@@ -223,7 +229,7 @@ suite_kvm_asan() {
 	run_kvm kvm-asan asan build/asan/cowslip
 }
 
-[ $# -gt 0 ] || set -- includes unit asan tsan kvm
+[ $# -gt 0 ] || set -- includes unit asan tsan kvm kvm@nested-6.1 linux@nested-6.1
 suites=$*
 for name; do
 	case $name in

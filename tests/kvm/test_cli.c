@@ -259,7 +259,7 @@ static pid_t first_worker(const struct running *r)
 {
 	pid_t worker;
 
-	for (unsigned i = 0; i < 1000; i++) {
+	for (unsigned i = 0; i < pace_patience(1000); i++) {
 		if (lseek(r->out, 0, SEEK_END) > 0 && children_of(r->pid, &worker, 1) == 1)
 			return worker;
 		sleep_ms(5);
@@ -316,7 +316,8 @@ Test(cli, killed_parent_leaves_no_worker)
 	s = finish(&r);
 	cr_assert_eq(s.status, 1000 + SIGKILL);
 	for (size_t i = 0; i < n; i++) {
-		for (unsigned tries = 0; tries < 400 && kill(workers[i], 0) == 0; tries++)
+		for (unsigned tries = 0; tries < pace_patience(400) && kill(workers[i], 0) == 0;
+		     tries++)
 			sleep_ms(5);
 		cr_assert(kill(workers[i], 0) < 0 && errno == ESRCH, "worker %d lives on",
 		          workers[i]);

@@ -342,7 +342,7 @@ Test(engine, timeouts)
 {
 	struct fleet *f = fleet_make(busy_image(), 5, 2);
 
-	f->config.timeout_ns = SECOND / 10;
+	f->config.timeout_ns = pace_patience(SECOND / 10);
 	fleet_run(f);
 	expect_all(f, CLONE_TIMEOUT);
 	for (unsigned i = 1; i <= 5; i++)
