@@ -20,15 +20,15 @@
 #define NAME_MAX_BYTES  256u
 
 static const char *const names[KVM_COUNTERS] = {
-	[KVM_PAGES_4K] = "pages_4k",     [KVM_PAGES_2M] = "pages_2m",
-	[KVM_PAGES_1G] = "pages_1g",     [KVM_NX_LPAGE_SPLITS] = "nx_lpage_splits",
-	[KVM_PF_TAKEN] = "pf_taken",     [KVM_PF_FIXED] = "pf_fixed",
-	[KVM_PF_FAST] = "pf_fast",       [KVM_PF_SPURIOUS] = "pf_spurious",
-	[KVM_PF_EMULATE] = "pf_emulate", [KVM_PF_MMIO_CREATED] = "pf_mmio_spte_created",
-	[KVM_PF_GUEST] = "pf_guest",     [KVM_TLB_FLUSH] = "tlb_flush",
-	[KVM_EXITS] = "exits",           [KVM_MMIO_EXITS] = "mmio_exits",
-	[KVM_IO_EXITS] = "io_exits",     [KVM_SIGNAL_EXITS] = "signal_exits",
-	[KVM_HALT_EXITS] = "halt_exits",
+	[KVM_COUNT_PAGES_4K] = "pages_4k",     [KVM_COUNT_PAGES_2M] = "pages_2m",
+	[KVM_COUNT_PAGES_1G] = "pages_1g",     [KVM_COUNT_NX_LPAGE_SPLITS] = "nx_lpage_splits",
+	[KVM_COUNT_PF_TAKEN] = "pf_taken",     [KVM_COUNT_PF_FIXED] = "pf_fixed",
+	[KVM_COUNT_PF_FAST] = "pf_fast",       [KVM_COUNT_PF_SPURIOUS] = "pf_spurious",
+	[KVM_COUNT_PF_EMULATE] = "pf_emulate", [KVM_COUNT_PF_MMIO_CREATED] = "pf_mmio_spte_created",
+	[KVM_COUNT_PF_GUEST] = "pf_guest",     [KVM_COUNT_TLB_FLUSH] = "tlb_flush",
+	[KVM_COUNT_EXITS] = "exits",           [KVM_COUNT_MMIO_EXITS] = "mmio_exits",
+	[KVM_COUNT_IO_EXITS] = "io_exits",     [KVM_COUNT_SIGNAL_EXITS] = "signal_exits",
+	[KVM_COUNT_HALT_EXITS] = "halt_exits",
 };
 
 const char *kvm_counter_name(enum kvm_counter c)

@@ -20,24 +20,24 @@
 
 enum kvm_counter {
 	/* Of the VM: mapped now, by size; 2 MiB that are in pieces because of nx_huge_pages. */
-	KVM_PAGES_4K,
-	KVM_PAGES_2M,
-	KVM_PAGES_1G,
-	KVM_NX_LPAGE_SPLITS,
+	KVM_COUNT_PAGES_4K,
+	KVM_COUNT_PAGES_2M,
+	KVM_COUNT_PAGES_1G,
+	KVM_COUNT_NX_LPAGE_SPLITS,
 	/* Of all vCPUs, since they were made. */
-	KVM_PF_TAKEN,        /* page faults that KVM saw (Linux 6.0, as all but two of these) */
-	KVM_PF_FIXED,        /* of them, made a mapping (any Linux) */
-	KVM_PF_FAST,         /* needed no lock */
-	KVM_PF_SPURIOUS,     /* found a mapping */
-	KVM_PF_EMULATE,      /* had an instruction emulated, as every doorbell does */
-	KVM_PF_MMIO_CREATED, /* were the first in a page without memory */
-	KVM_PF_GUEST,        /* went on to the guest (any Linux) */
-	KVM_TLB_FLUSH,
-	KVM_EXITS, /* out of guest mode, whoever handled them */
-	KVM_MMIO_EXITS,
-	KVM_IO_EXITS,
-	KVM_SIGNAL_EXITS,
-	KVM_HALT_EXITS,
+	KVM_COUNT_PF_TAKEN,    /* page faults that KVM saw (Linux 6.0, as all but two of these) */
+	KVM_COUNT_PF_FIXED,    /* of them, made a mapping (any Linux) */
+	KVM_COUNT_PF_FAST,     /* needed no lock */
+	KVM_COUNT_PF_SPURIOUS, /* found a mapping */
+	KVM_COUNT_PF_EMULATE,  /* had an instruction emulated, as every doorbell does */
+	KVM_COUNT_PF_MMIO_CREATED, /* were the first in a page without memory */
+	KVM_COUNT_PF_GUEST,        /* went on to the guest (any Linux) */
+	KVM_COUNT_TLB_FLUSH,
+	KVM_COUNT_EXITS, /* out of guest mode, whoever handled them */
+	KVM_COUNT_MMIO_EXITS,
+	KVM_COUNT_IO_EXITS,
+	KVM_COUNT_SIGNAL_EXITS,
+	KVM_COUNT_HALT_EXITS,
 	KVM_COUNTERS,
 };
 
@@ -66,8 +66,8 @@ bool kvm_counters_any(const struct kvm_counters *c);
  * Add the counters of a VM or vCPU (its descriptor `fd`) to *sum. The layout is read the first time
  * and is the same for all vCPUs, and for all VMs. A vCPU must not be in KVM_RUN: the kernel waits
  * until it is out.
- * Return: 0; -ENOTTY, -EINVAL or another -errno when the kernel has no statistics; -EPROTO when they
- * are not as documented; -ENOMEM. Then *sum is as before.
+ * Return: 0; -ENOTTY, -EINVAL or another -errno when the kernel has no statistics; -EPROTO when
+ * they are not as documented; -ENOMEM. Then *sum is as before.
  */
 int kvm_stats_add(int fd, struct kvm_stats_layout *layout, struct kvm_counters *sum);
 

@@ -295,8 +295,8 @@ static void put_kvm(const struct kvm_counters *c, FILE *to)
 		        "KVM            mappings of 4 KiB %" PRIu64 ", 2 MiB %" PRIu64
 		        ", 1 GiB %" PRIu64 "; faults that made one %" PRIu64 "; exits %" PRIu64
 		        "\n",
-		        c->v[KVM_PAGES_4K], c->v[KVM_PAGES_2M], c->v[KVM_PAGES_1G],
-		        c->v[KVM_PF_FIXED], c->v[KVM_EXITS]);
+		        c->v[KVM_COUNT_PAGES_4K], c->v[KVM_COUNT_PAGES_2M],
+		        c->v[KVM_COUNT_PAGES_1G], c->v[KVM_COUNT_PF_FIXED], c->v[KVM_COUNT_EXITS]);
 }
 
 void stats_run_text(const struct stats_run *s, FILE *to)

@@ -86,7 +86,7 @@ void lab_expect(struct vm *vm, enum vm_event event, int code);
  * goes on? From Linux 6.2 on. Before that it is reported once and given up.
  */
 bool lab_frames_can_wait(void);
-/* After VM_NOMEM, where frames cannot wait: nothing of the VM can be had any more, and it says so. */
+/* After VM_NOMEM, where frames cannot wait: nothing of the VM can be had, and it says so. */
 void lab_expect_given_up(struct vm *vm);
 
 struct image *lab_snapshot(struct vm *vm);

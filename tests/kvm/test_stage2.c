@@ -89,16 +89,19 @@ static void expect_step(const struct watched *w, int64_t small, int64_t huge, in
 
 	if (mmu == MMU_SOFTWARE)
 		return;
-	cr_assert_eq(change(w, KVM_PAGES_4K), small, "4K %+ld", change(w, KVM_PAGES_4K));
-	cr_assert_eq(change(w, KVM_PAGES_2M), huge, "2M %+ld", change(w, KVM_PAGES_2M));
-	cr_assert_eq(change(w, KVM_PAGES_1G), 0);
+	cr_assert_eq(change(w, KVM_COUNT_PAGES_4K), small, "4K %+ld",
+	             change(w, KVM_COUNT_PAGES_4K));
+	cr_assert_eq(change(w, KVM_COUNT_PAGES_2M), huge, "2M %+ld", change(w, KVM_COUNT_PAGES_2M));
+	cr_assert_eq(change(w, KVM_COUNT_PAGES_1G), 0);
 	if (mmu == MMU_EXACT)
-		cr_assert_eq(change(w, KVM_PF_FIXED), made, "made %+ld", change(w, KVM_PF_FIXED));
-	cr_assert_leq(change(w, KVM_PF_FIXED), made, "made %+ld", change(w, KVM_PF_FIXED));
-	if (w->now.known[KVM_PF_TAKEN])
-		cr_assert_leq(change(w, KVM_PF_TAKEN), change(w, KVM_PF_FIXED) + (int64_t)again,
-		              "took %+ld for %+ld", change(w, KVM_PF_TAKEN),
-		              change(w, KVM_PF_FIXED));
+		cr_assert_eq(change(w, KVM_COUNT_PF_FIXED), made, "made %+ld",
+		             change(w, KVM_COUNT_PF_FIXED));
+	cr_assert_leq(change(w, KVM_COUNT_PF_FIXED), made, "made %+ld",
+	              change(w, KVM_COUNT_PF_FIXED));
+	if (w->now.known[KVM_COUNT_PF_TAKEN])
+		cr_assert_leq(change(w, KVM_COUNT_PF_TAKEN),
+		              change(w, KVM_COUNT_PF_FIXED) + (int64_t)again, "took %+ld for %+ld",
+		              change(w, KVM_COUNT_PF_TAKEN), change(w, KVM_COUNT_PF_FIXED));
 }
 
 static uint64_t events(const struct watched *w)
@@ -134,7 +137,7 @@ static struct watched watch(const struct lab *l, enum fault_choice faults, enum 
 	return w;
 }
 
-/* A clone of it, that starts behind its last READY: all that it needs itself its first step maps. */
+/* A clone, behind its last READY. Its first step maps what it needs for itself. */
 static struct watched watch_clone(const struct lab *l, struct watched *w, enum fault_choice faults)
 {
 	struct image *image = lab_snapshot(w->vm);
@@ -229,10 +232,11 @@ TEST_BOTH_PATHS(stage2, publishing_unmaps_all)
 	step(&w);
 	clone = watch_clone(&l, &w, faults);
 	cr_assert_eq(vm_kvm_stats(w.vm, &after), 0);
-	cr_assert_eq(after.v[KVM_PAGES_4K], 0, "%lu of 4K", after.v[KVM_PAGES_4K]);
-	cr_assert_eq(after.v[KVM_PAGES_2M], 0, "%lu of 2M", after.v[KVM_PAGES_2M]);
+	cr_assert_eq(after.v[KVM_COUNT_PAGES_4K], 0, "%lu of 4K", after.v[KVM_COUNT_PAGES_4K]);
+	cr_assert_eq(after.v[KVM_COUNT_PAGES_2M], 0, "%lu of 2M", after.v[KVM_COUNT_PAGES_2M]);
 	if (host_mmu() != MMU_SOFTWARE)
-		cr_assert_geq(w.now.v[KVM_PAGES_4K] + 512 * w.now.v[KVM_PAGES_2M], 2 * PAGES);
+		cr_assert_geq(w.now.v[KVM_COUNT_PAGES_4K] + 512 * w.now.v[KVM_COUNT_PAGES_2M],
+		              2 * PAGES);
 	vm_destroy(w.vm);
 	vm_destroy(clone.vm);
 	lab_close(&l);
@@ -331,12 +335,13 @@ Test(stage2, page_size_is_the_one_asked_for)
 	small = walk(&l, FAULTS_KERNEL, PAGE_SIZE_4K);
 	huge = walk(&l, FAULTS_UFFD, PAGE_SIZE_2M);
 	lab_close(&l);
-	cr_assert_geq(small.v[KVM_PAGES_4K], pages, "%lu", small.v[KVM_PAGES_4K]);
-	cr_assert_eq(small.v[KVM_PAGES_2M], 0);
-	cr_assert_geq(huge.v[KVM_PAGES_2M], blocks, "%lu", huge.v[KVM_PAGES_2M]);
-	cr_assert_lt(huge.v[KVM_PAGES_4K], pages / 8, "%lu", huge.v[KVM_PAGES_4K]);
-	cr_assert_lt(huge.v[KVM_PF_FIXED], 8 * blocks, "%lu", huge.v[KVM_PF_FIXED]);
-	cr_assert_geq(huge.v[KVM_EXITS], huge.v[KVM_PF_FIXED] + huge.v[KVM_MMIO_EXITS]);
+	cr_assert_geq(small.v[KVM_COUNT_PAGES_4K], pages, "%lu", small.v[KVM_COUNT_PAGES_4K]);
+	cr_assert_eq(small.v[KVM_COUNT_PAGES_2M], 0);
+	cr_assert_geq(huge.v[KVM_COUNT_PAGES_2M], blocks, "%lu", huge.v[KVM_COUNT_PAGES_2M]);
+	cr_assert_lt(huge.v[KVM_COUNT_PAGES_4K], pages / 8, "%lu", huge.v[KVM_COUNT_PAGES_4K]);
+	cr_assert_lt(huge.v[KVM_COUNT_PF_FIXED], 8 * blocks, "%lu", huge.v[KVM_COUNT_PF_FIXED]);
+	cr_assert_geq(huge.v[KVM_COUNT_EXITS],
+	              huge.v[KVM_COUNT_PF_FIXED] + huge.v[KVM_COUNT_MMIO_EXITS]);
 }
 
 /* All vCPUs are in the sums, each fault of each: that is every mapping there is. */
@@ -366,11 +371,11 @@ TEST_BOTH_PATHS(stage2, vcpus_add_up)
 	cr_assert_eq(vm_kvm_stats(vm, &found), 0);
 	vm_exits(vm, &ours);
 	cr_assert_eq(ours.doorbell, 4);
-	cr_assert_eq(found.v[KVM_MMIO_EXITS], ours.mmio);
-	cr_assert_geq(found.v[KVM_EXITS], ours.mmio);
+	cr_assert_eq(found.v[KVM_COUNT_MMIO_EXITS], ours.mmio);
+	cr_assert_geq(found.v[KVM_COUNT_EXITS], ours.mmio);
 	if (host_mmu() == MMU_EXACT) {
-		cr_assert_geq(found.v[KVM_PAGES_4K], 4 * 256);
-		cr_assert_geq(found.v[KVM_PF_FIXED], found.v[KVM_PAGES_4K]);
+		cr_assert_geq(found.v[KVM_COUNT_PAGES_4K], 4 * 256);
+		cr_assert_geq(found.v[KVM_COUNT_PF_FIXED], found.v[KVM_COUNT_PAGES_4K]);
 	}
 	vm_destroy(vm);
 	lab_close(&l);
