@@ -24,7 +24,8 @@ double hist_ns(double cycles, uint64_t hz);
 
 /*
  * {"count", "mean", "p50", "p90", "p99", "p99.9", "max"}: whole nanoseconds, percentiles as
- * memwalk_histogram_at() defines them; of an empty one count is 0 and the rest null. Return: a new reference; NULL when there is no memory.
+ * memwalk_histogram_at() defines them; of an empty one count is 0 and the rest null.
+ * Return: a new reference; NULL when there is no memory.
  */
 json_t *hist_latency_json(const struct memwalk_histogram *h, uint64_t hz);
 

@@ -73,7 +73,7 @@ static int memory_file(const char *text)
 
 	if (fd < 0)
 		return -errno;
-	/* By position, so that its reader begins at 0. Memory is written whole, or there is none. */
+	/* By position, so that its reader begins at 0. Memory takes it whole, or there is none. */
 	if (pwrite(fd, text, size, 0) == (ssize_t)size)
 		return fd;
 	close(fd);

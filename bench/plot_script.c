@@ -338,7 +338,8 @@ static void put_bars(const json_t *doc, const struct chart *c, double left, FILE
 	fprintf(to,
 	        "set xlabel '%s'\nunset ylabel\nset format y\nset format x '%%h'\n"
 	        "set lmargin at screen %.3g\nset rmargin at screen 0.975\n"
-	        "set xrange [0:%.6g]\nset yrange [%zu.6:-0.6]\nset xtics autofreq nomirror\nset grid x noy\n",
+	        "set xrange [0:%.6g]\nset yrange [%zu.6:-0.6]\nset xtics autofreq nomirror\n"
+	        "set grid x noy\n",
 	        c->axis, left, most > 0 ? 1.4 * most : 1, json_array_size(rows) - 1);
 	put_bar_labels(doc, rows, c, to);
 	fputs("plot $bars using 2:1:(0):2:($1-0.32):($1+0.32):5 with boxxyerror fs solid 0.85 "

@@ -28,7 +28,8 @@
  *     faults      us_per_page (_spread), pages_per_s (_spread), latency_ns (bench/hist.h: of all
  *                 touches), kinds {"zero"|"shared"|"cow"|"huge": as latency_ns}, touches,
  *                 violations, events, committed_bytes, private_bytes, prepare_us (work done before
- *                 the walk), kvm {counter: value} or null, cdf ([[ns, fraction], ...])
+ *                 the walk), kvm {counter: value} (left out where KVM counts nothing), cdf
+ *                 ([[ns, fraction], ...])
  *     clone       a row per phase ("created", "first instruction", "first output", "exit"):
  *                 us_p50 (_spread), us_p90, us_p99, us_max, count, each since the request. summary:
  *                 clones_per_s (_spread)

@@ -42,7 +42,7 @@ void grid_put_markdown(const struct grid *g, const char *title, FILE *to);
 
 void grid_fini(struct grid *g);
 
-/* A number for a cell of GRID_TEXT bytes. count: whole, "1,234,567"; number: three digits or more. */
+/* A number for a cell of GRID_TEXT bytes: whole, "1,234,567"; or with three digits at least. */
 void grid_count(double v, char *cell);
 void grid_number(double v, char *cell);
 

@@ -70,7 +70,7 @@ static const struct table tables[] = {
           {"events", "events", SHOW_COUNT},
           {"pf_taken", "kvm/pf_taken", SHOW_COUNT},
           {"pf_fixed", "kvm/pf_fixed", SHOW_COUNT},
-          {"committed MiB", "committed_bytes", SHOW_MIB},
+          {"commit MiB", "committed_bytes", SHOW_MIB},
           {"private MiB", "private_bytes", SHOW_MIB},
           {"prepare ms", "prepare_us", SHOW_US_AS_MS}}},
 	{"clone",
@@ -229,6 +229,7 @@ static int fill_rows(struct grid *g, const struct table *t, const json_t *doc, c
 /* How both renderings begin and put what they are made of. */
 struct style {
 	void (*table)(const struct grid *g, const char *title, FILE *to);
+	void (*head)(const char *text, FILE *to);
 	void (*line)(const char *lead, const char *text, FILE *to);
 };
 
@@ -448,7 +449,7 @@ static void put_parameters(const json_t *doc, const struct style *style, FILE *t
 	char text[TEXT_MAX];
 
 	report_describe(doc, NULL, 0, text, sizeof(text));
-	style->line("bench ", text, to);
+	style->head(text, to);
 }
 
 static void put_summary(const json_t *doc, const struct style *style, FILE *to)
@@ -524,7 +525,8 @@ static void put_host(const json_t *host, const struct style *style, FILE *to)
 	    string_at(host, "kvm/kind", ""), string_at(host, "kvm/told_by", ""),
 	    string_at(host, "nx_huge_pages", "not there"));
 	add(&memory,
-	    "%.1f GiB available of %.1f GiB; THP %s, in files %s; hugetlb %.0f x 2 MiB, %.0f x 1 GiB",
+	    "%.1f GiB available of %.1f GiB; THP %s, in files %s; hugetlb %.0f x 2 MiB, "
+	    "%.0f x 1 GiB",
 	    number_at(host, "memory/available_bytes") / GIB,
 	    number_at(host, "memory/total_bytes") / GIB, string_at(host, "thp", "not there"),
 	    string_at(host, "shmem_thp", "not there"), number_at(host, "huge_pages/2m"),
@@ -566,11 +568,21 @@ static int put(const json_t *doc, const struct style *style, FILE *to)
 	return r;
 }
 
+static void put_head(const char *text, FILE *to)
+{
+	grid_put_wrapped("bench ", text, to);
+}
+
 int report_put_text(const json_t *doc, FILE *to)
 {
-	static const struct style style = {grid_put_text, grid_put_wrapped};
+	static const struct style style = {grid_put_text, put_head, grid_put_wrapped};
 
 	return put(doc, &style, to);
+}
+
+static void put_paragraph(const char *text, FILE *to)
+{
+	fprintf(to, "bench %s\n", text);
 }
 
 /* A list item: lead and text, the blanks that align the lead left out. */
@@ -585,7 +597,7 @@ static void put_item(const char *lead, const char *text, FILE *to)
 
 int report_put_markdown(const json_t *doc, FILE *to)
 {
-	static const struct style style = {grid_put_markdown, put_item};
+	static const struct style style = {grid_put_markdown, put_paragraph, put_item};
 
 	return put(doc, &style, to);
 }

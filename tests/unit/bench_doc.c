@@ -45,7 +45,7 @@ json_t *doc_faults(void)
 		"'pages_per_s':40404.0,'pages_per_s_spread':[33333.0,50000.0],"
 		"'latency_ns':{'count':1000,'mean':25000,'p50':24700,'p90':26000,'p99':31000,"
 		"'p99.9':45000,'max':123456},'violations':0,'events':0,"
-		"'committed_bytes':67108864,'private_bytes':0,'kvm':null,"
+		"'committed_bytes':67108864,'private_bytes':0,'prepare_us':null,"
 		"'cdf':[[24700,0.5],[31000,0.99],[123456,1.0]]}]}");
 }
 
