@@ -13,7 +13,9 @@
  *
  *     nonce 0123456789abcdef clone 17 increments 17 table ok [arg "..."]
  *
- * Arguments: table=SIZE (default 4M); check=all to check all of the table, not 16 pages of it.
+ * Arguments: table=SIZE (default 4M); check=all to check all of the table, not 16 pages of it;
+ * ready=N to ring READY N times (default 1), for chains of clones of clones: only what goes on from
+ * the last one works.
  * Exits 0; 3 when the table is wrong, 4 when a counter holds what this VM never wrote (LEAK).
  * A clone writes COUNTERS pages, its stack and the console's.
  */
@@ -156,15 +158,18 @@ static bool table_all_ok(void)
 
 int guest_main(void)
 {
-	static const char *const allowed[] = {"table=", "check=", NULL};
+	static const char *const allowed[] = {"table=", "check=", "ready=", NULL};
 	const struct abi_request *self;
+	uint64_t links;
 	bool ok;
 
-	if (!args_allowed(allowed) || !warm_up())
+	if (!args_allowed(allowed) || !arg_size("ready=", 1, &links) || !warm_up())
 		return GUEST_USAGE;
 	print("template nonce %016lx table %lu MiB\n", warm.nonce,
 	      warm.table_words * sizeof(uint64_t) >> 20);
-	self = guest_ready();
+	do {
+		self = guest_ready();
+	} while (links-- > 1);
 
 	if (!count(self->clone))
 		return GUEST_LEAK;
