@@ -289,7 +289,11 @@ static int make_handled(struct memory *m, const char **step)
 /* ---- kinds ---- */
 
 const struct memory_kind memory_kinds[] = {
-	{.name = "auto", .library = true, .faults = FAULTS_AUTO, .clones = true, .by_default = true},
+	{.name = "auto",
+         .library = true,
+         .faults = FAULTS_AUTO,
+         .clones = true,
+         .by_default = true},
 	{.name = "kernel", .library = true, .faults = FAULTS_KERNEL, .clones = true},
 	{.name = "uffd", .library = true, .faults = FAULTS_UFFD, .clones = true},
 	{.name = "kernel-4k", .make = make_small, .by_default = true},

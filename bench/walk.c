@@ -156,24 +156,26 @@ static int check_result(const struct walk *w, struct vm_error *err)
 	uint64_t touches = 0;
 
 	if (w->confused || w->records != 3)
-		return bench_fail(err, -EBADMSG, "%s: not the memwalk that belongs to this cowslip: "
-		                           "its records differ",
-		            w->spec->program);
+		return bench_fail(err, -EBADMSG,
+		                  "%s: not the memwalk that belongs to this cowslip: "
+		                  "its records differ",
+		                  w->spec->program);
 	for (unsigned c = 0; c < MEMWALK_CLASSES; c++) {
 		if (hist_check(&r->classes[c]))
 			return bench_fail(err, -EBADMSG, "%s: its histogram %u does not add up",
-			            w->spec->program, c);
+			                  w->spec->program, c);
 		touches += r->classes[c].count;
 	}
 	if (r->magic != MEMWALK_MAGIC || r->version != MEMWALK_VERSION ||
 	    touches != w->spec->order->touches || r->cycles_per_sec == 0)
 		return bench_fail(err, -EBADMSG,
-		            "%s: says it made %" PRIu64 " touches of %" PRIu64 ", at %" PRIu64
-		            " cycles a second",
-		            w->spec->program, touches, w->spec->order->touches, r->cycles_per_sec);
+		                  "%s: says it made %" PRIu64 " touches of %" PRIu64 ", at %" PRIu64
+		                  " cycles a second",
+		                  w->spec->program, touches, w->spec->order->touches,
+		                  r->cycles_per_sec);
 	if (r->errors)
 		return bench_fail(err, -EUCLEAN, "the guest found %" PRIu64 " wrong words: %s",
-		            r->errors, w->run.said);
+		                  r->errors, w->run.said);
 	return 0;
 }
 
@@ -205,7 +207,8 @@ static int make_pool(struct walk *w, unsigned links, struct vm_error *err)
 	uint64_t bytes = align_up(walk_ram(w->spec) + links * link, MM_BLOCK_SIZE) + POOL_SPARE;
 	int e = pool_create(bytes, &w->pool);
 
-	return e ? bench_fail(err, e, "a pool of %" PRIu64 " MiB: %s", bytes >> 20, strerror(-e)) : 0;
+	return e ? bench_fail(err, e, "a pool of %" PRIu64 " MiB: %s", bytes >> 20, strerror(-e))
+	         : 0;
 }
 
 static void write_args(const struct walk_spec *s, unsigned ready, char *args, size_t size)
@@ -320,8 +323,7 @@ static void tell(const struct walk *w, struct walk_result *out)
 int walk_run(const struct walk_spec *s, const struct memory_kind *kind,
              const struct walk_template *t, struct walk_result *out, struct vm_error *err)
 {
-	struct walk w = {
-		.spec = s, .result = &out->guest, .run.timeout_ns = s->timeout_ns};
+	struct walk w = {.spec = s, .result = &out->guest, .run.timeout_ns = s->timeout_ns};
 	int e;
 
 	*out = (struct walk_result){0};

@@ -7,8 +7,8 @@
  *              when it was warm, DEPTH times over, each time from a clone of the last
  *
  * Counters are taken while the guest stands still, when it says that it is about to walk and when
- * it has walked; what is told is the difference. Making the VM, its template and its input is not in
- * any figure, but for what memory_make() calls preparation.
+ * it has walked; what is told is the difference. Making the VM, its template and its input is in no
+ * figure, but for what memory_make() calls preparation.
  *
  * Concurrency: none; one walk at a time.
  */

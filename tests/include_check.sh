@@ -41,6 +41,9 @@ rules() {
 	bench   own   mm/.*\.h|vmm/.*\.h|guest/memwalk\.h|bench/.*\.h
 	bench   sys   .*
 	bench   nosys (linux|asm)/kvm.*|criterion/.*
+	command own   mm/.*\.h|vmm/.*\.h|arch/arch\.h|guest/memwalk\.h|bench/.*\.h
+	command sys   .*
+	command nosys (linux|asm)/kvm.*|criterion/.*
 	tests   own   .*
 	tests   sys   .*
 	tests   nosys -
@@ -63,6 +66,8 @@ check_direction() {
 			return "kvm"
 		if (path ~ /^vmm\/(cli.*|main)\.[ch]$/)
 			return "cli"
+		if (path ~ /^bench\/(bench|clone|commands|faults|options|reset|snapshot)\.[ch]$/)
+			return "command"
 		sub(/\/.*/, "", path)
 		return path
 	}
@@ -97,7 +102,7 @@ check_direction() {
 				bad("\"" name "\" is not a path from the root of the tree")
 			else if (name !~ whole(allow[mod, "own"]))
 				bad(mod " may not include \"" name "\"")
-			else if (name ~ /^vmm\/cli/ && mod !~ /^(cli|bench|tests)$/)
+			else if (name ~ /^vmm\/cli/ && mod !~ /^(cli|command|tests)$/)
 				bad("\"" name "\" belongs to the command line alone")
 		} else if (match(name, /<[^>]*>/)) {
 			name = substr(name, RSTART + 1, RLENGTH - 2)
@@ -174,8 +179,10 @@ self_test() {
 	plant 'vmm may not' vmm/a.c '#include "arch/x86_64/regs.h"'
 	plant 'vmm may not' vmm/a.c '#include "bench/bench.h"'
 	plant 'command line alone' vmm/a.c '#include "vmm/cli.h"'
+	plant 'command line alone' bench/a.c '#include "vmm/cli.h"'
 	plant 'bench may not' bench/a.c '#include "arch/arch.h"'
 	plant 'bench may not' bench/a.c '#include "guest/abi.h"'
+	plant 'command may not' bench/faults.c '#include "arch/x86_64/regs.h"'
 	plant 'guest may not' guest/a.c '#include "mm/types.h"'
 	plant 'guest may not' guest/a.c '#include <string.h>'
 	plant 'may not include "tests/' vmm/main.c '#include "tests/unit/help.h"'

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bench/bench.h"
 #include "vmm/cli.h"
 
 static const struct {
@@ -18,6 +19,7 @@ static const struct {
 	{"run", "cowslip run", cli_run},
 	{"clone", "cowslip clone", cli_clone},
 	{"image", "cowslip image", cli_image},
+	{"bench", "cowslip bench", cli_bench},
 	{"doctor", "cowslip doctor", cli_doctor},
 };
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
@@ -38,7 +40,7 @@ static int unknown_command(void *to, unsigned index, bool after, const char *arg
 	(void)to;
 	(void)index;
 	(void)after;
-	cli_error("%s: unknown command; there are run, clone, image, doctor (`cowslip --help`)",
+	cli_error("%s: unknown command; there are run, clone, image, bench, doctor (`cowslip --help`)",
 	          arg);
 	return -EINVAL;
 }
@@ -51,6 +53,7 @@ static const struct cli_command top = {
 	       "\v  run KERNEL [-- ARG...]    boot a guest; its console is stdout\n"
 	       "  clone IMAGE               run clones of a saved guest\n"
 	       "  image info|verify IMAGE   look at a saved guest\n"
+	       "  bench COMMAND             measure faults, clones, snapshots\n"
 	       "  doctor                    what this host offers, what to change\n\n"
 	       "`cowslip COMMAND --help` lists a command's options.\n\n"
 	       "Exit status: the guest's own code; 124 it ran out of time; 125 cowslip failed; "
@@ -65,7 +68,7 @@ static int run_top(int argc, char **argv)
 	enum cli_parsed p;
 
 	if (argc < 2) {
-		cli_error("no command given; there are run, clone, image, doctor "
+		cli_error("no command given; there are run, clone, image, bench, doctor "
 		          "(`cowslip --help` says more)");
 		return CLI_FAILED;
 	}

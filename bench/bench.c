@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+/*
+ * bench/bench.c - finds the bench command and runs it.
+ */
+#include "bench/bench.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "bench/commands.h"
+#include "vmm/cli.h"
+
+static const struct {
+	const char *name;
+	const char *full; /* what the command calls itself */
+	int (*run)(int argc, char **argv);
+} commands[] = {
+	{"faults", "cowslip bench faults", bench_faults},
+	{"clone", "cowslip bench clone", bench_clone},
+	{"snapshot", "cowslip bench snapshot", bench_snapshot},
+};
+#define COMMANDS (sizeof(commands) / sizeof(commands[0]))
+
+static const struct argp_option options[] = {CLI_COMMON_OPTIONS};
+
+/* What follows a command is its own. */
+static int own_option(void *to, int key, const char *arg)
+{
+	(void)to;
+	(void)key;
+	(void)arg;
+	return -EINVAL;
+}
+
+static int unknown_command(void *to, unsigned index, bool after, const char *arg)
+{
+	(void)to;
+	(void)index;
+	(void)after;
+	cli_error("bench %s: unknown; there are bench faults, bench clone and bench snapshot", arg);
+	return -EINVAL;
+}
+
+static const struct cli_command top = {
+	.options = options,
+	.args_doc = "faults|clone|snapshot [OPTION...]",
+	.doc = "Measure what a guest feels."
+	       "\v  faults      first touches of memory, beside how others back theirs\n"
+	       "  clone       from the request for a clone to its output\n"
+	       "  snapshot    pausing, saving and loading\n\n"
+	       "`cowslip bench COMMAND --help` lists a command's options.",
+	.option = own_option,
+	.argument = unknown_command,
+};
+
+int cli_bench(int argc, char **argv)
+{
+	enum cli_parsed p;
+
+	for (size_t i = 0; argc > 1 && i < COMMANDS; i++) {
+		if (strcmp(argv[1], commands[i].name) == 0) {
+			argv[1] = (char *)(uintptr_t)commands[i].full;
+			return commands[i].run(argc - 1, argv + 1);
+		}
+	}
+	p = cli_parse(&top, argc, argv, NULL);
+	if (p != CLI_GO)
+		return cli_parsed_status(p);
+	cli_error(
+		"nothing to measure given; there are bench faults, bench clone and bench snapshot");
+	return CLI_FAILED;
+}

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: MIT
+/*
+ * bench/faults_row.c - sums walks up and makes rows of them.
+ */
+#include "bench/faults_row.h"
+
+#include <errno.h>
+
+#include "bench/hist.h"
+#include "bench/report.h"
+
+static const char *const kind_names[TOUCH_KINDS] = {"zero", "shared", "cow", "huge", "again"};
+
+/* ---- adding ---- */
+
+/* Which of the above a class of touches is; `huge`: a block came as one page. */
+static enum touch_kind kind_of(enum memwalk_class c, bool clone, bool huge)
+{
+	switch (c) {
+	case MEMWALK_READ_REPEAT:
+	case MEMWALK_WRITE_REPEAT:
+		return TOUCH_AGAIN;
+	case MEMWALK_READ_BLOCK:
+	case MEMWALK_WRITE_BLOCK:
+		if (huge)
+			return TOUCH_HUGE;
+		break;
+	default:
+		break;
+	}
+	if (!clone)
+		return TOUCH_ZERO;
+	return c == MEMWALK_READ_PAGE || c == MEMWALK_READ_BLOCK ? TOUCH_SHARED : TOUCH_COW;
+}
+
+static int add_kinds(struct faults_row *r, const struct walk_result *w, uint64_t size, bool clone)
+{
+	bool huge = w->huge_bytes >= size / 2;
+	int e = 0;
+
+	for (int c = 0; e == 0 && c < MEMWALK_CLASSES; c++) {
+		enum touch_kind k = kind_of((enum memwalk_class)c, clone, huge);
+
+		e = hist_merge(&r->kinds[k], &w->guest.classes[c]);
+	}
+	return e;
+}
+
+static int add_kvm(struct faults_row *r, const struct walk_result *w)
+{
+	int e = 0;
+
+	for (unsigned i = 0; e == 0 && i < KVM_COUNTERS; i++)
+		if (w->kvm_known[i])
+			e = sample_add(&r->kvm[i], (double)w->kvm[i]);
+	return e;
+}
+
+/* How much of vCPU time the histograms and the loop account for. */
+static double accounted(const struct memwalk_result *g, uint64_t touches)
+{
+	double cycles = (double)touches * (double)g->loop_cycles;
+
+	for (unsigned c = 0; c < MEMWALK_CLASSES; c++)
+		cycles += (double)g->classes[c].sum;
+	return cycles / ((double)g->walk_cycles * g->cpus);
+}
+
+int faults_row_add(struct faults_row *r, const struct walk_result *w, uint64_t size, bool clone)
+{
+	const struct memwalk_result *g = &w->guest;
+	double walk_us = hist_ns((double)g->walk_cycles, g->cycles_per_sec) / 1e3;
+	double prepare_us = (double)w->prepare_ns / 1e3;
+	double us = 0;
+	int e = add_kinds(r, w, size, clone);
+
+	r->touches = 0;
+	for (unsigned c = 0; c < MEMWALK_CLASSES; c++)
+		r->touches += g->classes[c].count;
+	r->cycles_per_sec = g->cycles_per_sec;
+	us = (walk_us + prepare_us) / (double)r->touches;
+	const struct {
+		struct sample *to;
+		double v;
+	} figures[] = {
+		{&r->us_per_page, us},
+		{&r->pages_per_s, 1e6 / us},
+		{&r->violations, (double)w->violations},
+		{&r->events, (double)w->events},
+		{&r->committed, (double)w->committed_bytes},
+		{&r->private_bytes, (double)w->private_bytes},
+		{&r->huge_bytes, (double)w->huge_bytes},
+		{&r->prepare_us, prepare_us},
+		{&r->walk_us, walk_us},
+		{&r->wall_us, (double)w->wall_ns / 1e3},
+		{&r->accounted, accounted(g, r->touches)},
+	};
+
+	for (size_t i = 0; e == 0 && i < sizeof(figures) / sizeof(figures[0]); i++)
+		e = sample_add(figures[i].to, figures[i].v);
+	return e ? e : add_kvm(r, w);
+}
+
+/* ---- telling ---- */
+
+static int set(json_t *to, const char *key, json_t *value)
+{
+	return json_object_set_new(to, key, value) ? -ENOMEM : 0;
+}
+
+static int set_spread(json_t *to, const char *key, const struct sample *s)
+{
+	struct spread spread = sample_spread(s);
+
+	return report_set_figure(to, key, &spread);
+}
+
+/* The median of what is counted, not timed: a whole number. */
+static int set_count(json_t *to, const char *key, const struct sample *s)
+{
+	return set(to, key, json_integer((json_int_t)(sample_spread(s).median + 0.5)));
+}
+
+static int set_ratios(json_t *row, const struct faults_row *r, const struct faults_row *rows,
+                      unsigned count)
+{
+	int e = 0;
+
+	for (unsigned i = 0; e == 0 && i < count; i++) {
+		struct spread s = sample_ratio(&rows[i].us_per_page, &r->us_per_page);
+
+		if (!rows[i].kind->library)
+			e = report_set_ratio(row, rows[i].kind->name, &s);
+	}
+	return e;
+}
+
+/* Kinds that did not occur are left out. */
+static json_t *kinds_json(const struct faults_row *r)
+{
+	json_t *kinds = json_object();
+
+	for (unsigned k = 0; k < TOUCH_KINDS; k++) {
+		if (r->kinds[k].count == 0)
+			continue;
+		if (set(kinds, kind_names[k], hist_latency_json(&r->kinds[k], r->cycles_per_sec))) {
+			json_decref(kinds);
+			return NULL;
+		}
+	}
+	return kinds;
+}
+
+static json_t *kvm_json(const struct faults_row *r)
+{
+	json_t *kvm = json_object();
+	bool any = false;
+
+	for (unsigned i = 0; i < KVM_COUNTERS; i++) {
+		if (r->kvm[i].count == 0)
+			continue;
+		any = true;
+		if (set(kvm, kvm_counter_name((enum kvm_counter)i),
+		        json_integer((json_int_t)sample_spread(&r->kvm[i]).median))) {
+			json_decref(kvm);
+			return NULL;
+		}
+	}
+	if (any)
+		return kvm;
+	json_decref(kvm);
+	return json_null();
+}
+
+/* Return: 0; -ENOMEM. */
+static int set_latency(json_t *row, const struct faults_row *r)
+{
+	struct memwalk_histogram all = {0};
+	int e = 0;
+
+	/* What the parts could hold, repeat by repeat, the whole can, too: counts of touches. */
+	for (unsigned k = 0; e == 0 && k < TOUCH_KINDS; k++)
+		e = hist_merge(&all, &r->kinds[k]);
+	if (e == 0)
+		e = set(row, "latency_ns", hist_latency_json(&all, r->cycles_per_sec));
+	if (e == 0)
+		e = set(row, "kinds", kinds_json(r));
+	if (e == 0)
+		e = set(row, "cdf", hist_cdf_json(&all, r->cycles_per_sec));
+	return e;
+}
+
+static int set_counts(json_t *row, const struct faults_row *r)
+{
+	const struct {
+		const char *key;
+		const struct sample *s;
+	} counts[] = {
+		{"violations", &r->violations},       {"events", &r->events},
+		{"committed_bytes", &r->committed},   {"huge_bytes", &r->huge_bytes},
+		{"private_bytes", &r->private_bytes},
+	};
+	int e = set(row, "touches", json_integer((json_int_t)r->touches));
+
+	for (size_t i = 0; e == 0 && i < sizeof(counts) / sizeof(counts[0]); i++)
+		e = set_count(row, counts[i].key, counts[i].s);
+	return e;
+}
+
+static int set_times(json_t *row, const struct faults_row *r)
+{
+	int e = set_spread(row, "us_per_page", &r->us_per_page);
+
+	if (e == 0)
+		e = set_spread(row, "pages_per_s", &r->pages_per_s);
+	if (e == 0)
+		e = set(row, "prepare_us", json_real(sample_spread(&r->prepare_us).median));
+	if (e == 0)
+		e = set(row, "walk_us", json_real(sample_spread(&r->walk_us).median));
+	if (e == 0)
+		e = set(row, "wall_us", json_real(sample_spread(&r->wall_us).median));
+	if (e == 0)
+		e = set(row, "accounted", json_real(sample_spread(&r->accounted).median));
+	return e;
+}
+
+json_t *faults_row_json(const struct faults_row *r, const struct faults_row *rows, unsigned count)
+{
+	json_t *row = json_pack("{s:s}", "name", r->kind->name);
+	int e = row ? set_times(row, r) : -ENOMEM;
+
+	if (e == 0)
+		e = set_ratios(row, r, rows, count);
+	if (e == 0)
+		e = set_latency(row, r);
+	if (e == 0)
+		e = set_counts(row, r);
+	if (e == 0)
+		e = set(row, "kvm", kvm_json(r));
+	if (e == 0)
+		return row;
+	json_decref(row);
+	return NULL;
+}
