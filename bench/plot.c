@@ -16,8 +16,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-extern char **environ;
-
 static int say_missing(struct vm_error *err, int e)
 {
 	snprintf(err->text, sizeof(err->text), "gnuplot: %s; install gnuplot-nox to make plots",

@@ -142,8 +142,10 @@ static void part_labels(struct curves *c)
 	qsort(c->v, c->count, sizeof(c->v[0]), by_label);
 	for (size_t i = 1; i < c->count; i++)
 		c->v[i].label = fmax(c->v[i].label, c->v[i - 1].label + gap);
-	for (size_t i = c->count; i-- > 0; top = c->v[i].label - gap)
+	for (size_t i = c->count; i-- > 0;) {
 		c->v[i].label = fmin(c->v[i].label, top);
+		top = c->v[i].label - gap;
+	}
 }
 
 static void gather(struct curves *c, const json_t *doc)

@@ -75,7 +75,7 @@ static void put_line(const struct grid *g, const char (*cells)[GRID_TEXT], const
 
 void grid_put_text(const struct grid *g, const char *title, FILE *to)
 {
-	unsigned width[GRID_COLUMNS];
+	unsigned width[GRID_COLUMNS] = {0};
 
 	if (!worth_it(g))
 		return;
@@ -115,7 +115,7 @@ static void put_rule(const struct grid *g, const bool *used, FILE *to)
 
 void grid_put_markdown(const struct grid *g, const char *title, FILE *to)
 {
-	bool used[GRID_COLUMNS];
+	bool used[GRID_COLUMNS] = {0};
 
 	if (!worth_it(g))
 		return;
