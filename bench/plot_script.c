@@ -20,6 +20,7 @@
 #define TEXT_MAX   256u
 #define TITLE_MAX  96u  /* what fits the width */
 #define NINES_MAX  5.0  /* 99.999 %: as far as the scale goes */
+#define TAIL_LEAST 10.0 /* touches beyond the end of the scale: what fewer say is chance */
 #define LABEL_GAP  0.05 /* of the plot's height, between names */
 
 /* Okabe and Ito's colours, the light ones darkened so that words can be read in them. */
@@ -74,7 +75,7 @@ struct curve {
 	const char *name, *colour;
 	const json_t *points; /* [[ns, fraction], ...] */
 	double nines;         /* where it ends */
-	double us;            /* its last value, and so its largest */
+	double us;            /* its value there */
 	double label;         /* log10(us) of where its name stands */
 };
 
@@ -97,32 +98,48 @@ static double us_at(const json_t *points, size_t i)
 	return (ns < 1 ? 1 : ns) / 1e3;
 }
 
-/* 0.9 -> 1, 0.99 -> 2. The last of all is at its rank: one of 1,000 touches is three nines. */
+/* 0.9 -> 1, 0.99 -> 2; cut at `most`. */
 static double nines(double fraction, double most)
 {
 	double n = fraction < 1 ? -log10(1 - fraction) : most;
 
-	return n < most ? n : most;
+	/* 1 - 0.99 is not quite 0.01. */
+	return n < most - 1e-9 ? n : most;
+}
+
+/* How far a curve of so many touches goes. */
+static double nines_of(double count)
+{
+	return fmin(fmax(log10(count / TAIL_LEAST), 1), NINES_MAX);
+}
+
+/* The first value at which the curve has come to its end. */
+static double end_of(const struct curve *c)
+{
+	size_t n = json_array_size(c->points), i = 0;
+
+	while (i + 1 < n && nines(point(c->points, i, 1), c->nines) < c->nines)
+		i++;
+	return us_at(c->points, i);
 }
 
 static void add_curve(struct curves *c, const json_t *row, size_t index)
 {
 	const json_t *points = json_object_get(row, "cdf");
-	double count =
-		json_number_value(json_object_get(json_object_get(row, "latency_ns"), "count"));
-	size_t n = json_array_size(points);
+	const json_t *count = json_object_get(json_object_get(row, "latency_ns"), "count");
 	struct curve *at = &c->v[c->count];
+	double first;
 
-	if (n == 0 || c->count == CURVES_MAX)
+	if (json_array_size(points) == 0 || c->count == CURVES_MAX)
 		return;
 	*at = (struct curve){.name = report_name(row), .points = points};
 	at->colour = colour_of(at->name, index);
-	at->nines = count > 10 ? log10(count) : 1;
-	at->nines = at->nines < NINES_MAX ? at->nines : NINES_MAX;
-	at->us = us_at(points, n - 1);
+	at->nines = nines_of(json_number_value(count));
+	at->us = end_of(at);
 	at->label = log10(at->us);
+	first = log10(us_at(points, 0));
 	c->nines = fmax(c->nines, at->nines);
-	c->low = c->count ? fmin(c->low, log10(us_at(points, 0))) : log10(us_at(points, 0));
+	c->low = c->count ? fmin(c->low, first) : first;
 	c->high = c->count ? fmax(c->high, at->label) : at->label;
 	c->count++;
 }
@@ -163,24 +180,30 @@ static void gather(struct curves *c, const json_t *doc)
 static void put_curve_data(const struct curve *c, size_t index, FILE *to)
 {
 	size_t n = json_array_size(c->points);
+	double x = 0;
 
 	/* fsteps draws a step from the point before, so the first needs one at 0. */
 	fprintf(to, "$curve%zu << EOD\n0 %.6g\n", index, us_at(c->points, 0));
-	for (size_t i = 0; i < n; i++)
-		fprintf(to, "%.6g %.6g\n", nines(point(c->points, i, 1), c->nines),
-		        us_at(c->points, i));
+	for (size_t i = 0; i < n && x < c->nines; i++) {
+		x = nines(point(c->points, i, 1), c->nines);
+		fprintf(to, "%.6g %.6g\n", x, us_at(c->points, i));
+	}
 	fputs("EOD\n", to);
 }
 
-static void put_curve_labels(const struct curves *c, FILE *to)
+/* A name, and a line that leads to it from the end of its curve. */
+static void put_curve_label(const struct curve *c, double right, FILE *to)
 {
-	for (size_t i = 0; i < c->count; i++) {
-		fputs("set label ", to);
-		put_quoted(c->v[i].name, to);
-		fprintf(to,
-		        " at first %.6g, first %.6g offset 0.6, 0 left noenhanced tc rgb '%s'\n",
-		        c->nines, pow(10, c->v[i].label), c->v[i].colour);
-	}
+	double y = pow(10, c->label);
+
+	fputs("set label ", to);
+	put_quoted(c->name, to);
+	fprintf(to, " at first %.6g, first %.6g offset 0.5, 0 left noenhanced tc rgb '%s'\n",
+	        1.04 * right, y, c->colour);
+	fprintf(to,
+	        "set arrow from first %.6g, first %.6g to first %.6g, first %.6g nohead lw 1 "
+	        "lc rgb '%s'\n",
+	        c->nines, c->us, 1.04 * right, y, c->colour);
 }
 
 static void put_curves(const struct curves *c, FILE *to)
@@ -192,18 +215,19 @@ static void put_curves(const struct curves *c, FILE *to)
 	      "set xlabel 'share of touches that took at most this long'\n"
 	      "set ylabel 'microseconds, logarithmic'\n"
 	      "set logscale y 10\nset format y '%h'\nset grid\n"
-	      "set lmargin at screen 0.075\nset rmargin at screen 0.445\n",
+	      "set lmargin at screen 0.085\nset rmargin at screen 0.445\n",
 	      to);
 	fprintf(to, "set xrange [0:%.6g]\nset yrange [%.6g:%.6g]\nset xtics (", c->nines,
 	        pow(10, c->low), pow(10, c->high));
 	for (unsigned i = 0; i < sizeof(ticks) / sizeof(ticks[0]) && i <= c->nines; i++)
 		fprintf(to, "%s'%s' %u", i ? ", " : "", ticks[i], i);
 	fputs(")\n", to);
-	put_curve_labels(c, to);
+	for (size_t i = 0; i < c->count; i++)
+		put_curve_label(&c->v[i], c->nines, to);
 	for (size_t i = 0; i < c->count; i++)
 		fprintf(to, "%s$curve%zu using 1:2 with fsteps lw 2.5 lc rgb '%s' notitle",
 		        i ? ", \\\n     " : "plot ", i, c->v[i].colour);
-	fputs("\nunset label\nunset logscale\nunset xtics\nunset grid\n", to);
+	fputs("\nunset label\nunset arrow\nunset logscale\nunset xtics\nunset grid\n", to);
 }
 
 /* ---- bars ---- */
@@ -342,7 +366,7 @@ static void put_bars(const json_t *doc, const struct chart *c, double left, FILE
 	        "set lmargin at screen %.3g\nset rmargin at screen 0.975\n"
 	        "set xrange [0:%.6g]\nset yrange [%zu.6:-0.6]\nset xtics autofreq nomirror\n"
 	        "set grid x noy\n",
-	        c->axis, left, most > 0 ? 1.4 * most : 1, json_array_size(rows) - 1);
+	        c->axis, left, most > 0 ? 1.5 * most : 1, json_array_size(rows) - 1);
 	put_bar_labels(doc, rows, c, to);
 	fputs("plot $bars using 2:1:(0):2:($1-0.32):($1+0.32):5 with boxxyerror fs solid 0.85 "
 	      "noborder lc rgb variable notitle, \\\n"
@@ -389,7 +413,7 @@ static void put_subtitle(const json_t *doc, FILE *to)
 		add_word(&l, ", ", text);
 	}
 	if (report_is_noisy(doc))
-		add_word(&l, "; ", "NOISY HOST: figures are not to be relied on");
+		add_word(&l, "; ", "NOISY HOST: repeats differ by more than a tenth");
 	put_quoted(l.text, to);
 }
 

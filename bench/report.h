@@ -8,8 +8,9 @@
  *     schema      1. Keys may be added under the same number; it rises when one goes or changes
  *     command     "faults", "clone", "reset" or "snapshot"
  *     build       version of cowslip
- *     parameters  object: what was asked for, flat; --compare wants the same but for "repeat".
- *                 Sizes are integers under keys that end in "_bytes"; null or false: not asked for
+ *     parameters  object: what was asked for, flat, keys as the options are called; sizes ("size",
+ *                 "mem") in bytes. null or false: not asked for. --compare wants the same but for
+ *                 "repeat"
  *     baseline    name of the row that the main table compares with; left out: none
  *     host        bench/host.h
  *     noisy       bool: some figure varies by more than 10 % (report_judge())

@@ -382,12 +382,12 @@ static void __attribute__((format(printf, 2, 3))) add(struct text *t, const char
 		t->len = sizeof(t->s) - 1;
 }
 
-static bool is_bytes(const char *key)
+static bool listed(const char *key, const char *const *list, size_t count)
 {
-	static const char tail[] = "_bytes";
-	size_t len = strlen(key);
-
-	return len >= sizeof(tail) && strcmp(key + len - sizeof(tail) + 1, tail) == 0;
+	for (size_t i = 0; i < count; i++)
+		if (strcmp(list[i], key) == 0)
+			return true;
+	return false;
 }
 
 /* As one would write it on the command line: in the largest unit that is exact. */
@@ -398,7 +398,7 @@ static void add_size(struct text *t, const char *key, uint64_t bytes)
 
 	for (; units[unit] && bytes > 0 && bytes % 1024 == 0; unit++)
 		bytes /= 1024;
-	add(t, " %.*s %" PRIu64, (int)(strlen(key) - strlen("_bytes")), key, bytes);
+	add(t, " %s %" PRIu64, key, bytes);
 	if (unit > 0)
 		add(t, "%c", units[unit - 1]);
 }
@@ -406,7 +406,9 @@ static void add_size(struct text *t, const char *key, uint64_t bytes)
 /* What is null or false was not asked for. */
 static void add_parameter(struct text *t, const char *key, const json_t *value)
 {
-	if (json_is_integer(value) && is_bytes(key))
+	static const char *const sizes[] = {"size", "mem"};
+
+	if (json_is_integer(value) && listed(key, sizes, 2))
 		add_size(t, key, (uint64_t)json_integer_value(value));
 	else if (json_is_string(value))
 		add(t, " %s %s", key, json_string_value(value));
@@ -419,14 +421,6 @@ static void add_parameter(struct text *t, const char *key, const json_t *value)
 	else
 		return;
 	add(t, ",");
-}
-
-static bool listed(const char *key, const char *const *list, size_t count)
-{
-	for (size_t i = 0; i < count; i++)
-		if (strcmp(list[i], key) == 0)
-			return true;
-	return false;
 }
 
 void report_describe(const json_t *doc, const char *const *without, size_t count, char *text,

@@ -26,7 +26,7 @@ json_t *doc_faults(void)
 {
 	return doc_of(
 		"{'schema':1,'command':'faults','build':'b','parameters':{'pattern':'random',"
-		"'size_bytes':67108864,'vcpus':1,'record':null,'repeat':5},'baseline':'kernel-4k',"
+		"'size':67108864,'vcpus':1,'record':null,'repeat':5},'baseline':'kernel-4k',"
 		"'host':{'kernel':'Linux 6.18 x86_64','kvm':{'kind':'svm','told_by':'module "
 		"kvm_amd'},'cpu':'A CPU','cpus':2,'load':[0.5,0.25,0.125],'thp':'madvise',"
 		"'shmem_thp':'never','nx_huge_pages':'N','huge_pages':{'2m':3,'1g':0},"

@@ -88,10 +88,10 @@ Test(bench_compare, parameters)
 	set_parameter(now, "vcpus", json_real(1.0));
 	set_parameter(now, "unset", json_null());
 	cr_assert_eq(compare_fits(old, now, &err), 0, "these are the same");
-	set_parameter(now, "size_bytes", json_integer(4096));
+	set_parameter(now, "size", json_integer(4096));
 	cr_assert_eq(compare_fits(old, now, &err), -EINVAL);
-	cr_assert(strstr(err.text, "size_bytes was 67108864, now is 4096"), "%s", err.text);
-	set_parameter(now, "size_bytes", json_integer(67108864));
+	cr_assert(strstr(err.text, "size was 67108864, now is 4096"), "%s", err.text);
+	set_parameter(now, "size", json_integer(67108864));
 	set_parameter(now, "extra", json_string("x"));
 	cr_assert_eq(compare_fits(old, now, &err), -EINVAL);
 	cr_assert(strstr(err.text, "extra was nothing, now is \"x\""), "%s", err.text);
