@@ -122,7 +122,7 @@ GUESTS := $(GUEST_PROGRAMS:%=$(G)/%.elf)
 .PHONY: demo test test-unit test-asan test-tsan test-kvm test-kvm-asan
 .PHONY: lint lint-format lint-shape lint-tidy lint-gcc lint-clang tidy format
 .PHONY: check-includes check-lists
-.PHONY: deps deps-lint clean help
+.PHONY: deps deps-lint deps-bench clean help
 .DEFAULT_GOAL := all
 
 all: libs cowslip guests
@@ -168,6 +168,9 @@ deps:
 
 deps-lint:
 	@.ci/deps lint
+
+deps-bench:
+	@.ci/deps bench
 
 clean:
 	rm -rf build
