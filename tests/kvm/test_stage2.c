@@ -228,7 +228,7 @@ TEST_BOTH_PATHS(stage2, publishing_unmaps_all)
 	struct lab l;
 
 	lab_open(&l, POOL);
-	w = watch(&l, faults, PAGE_SIZE_AUTO, &work, 1);
+	w = watch(&l, faults, PAGE_SIZE_4K, &work, 1);
 	step(&w);
 	clone = watch_clone(&l, &w, faults);
 	cr_assert_eq(vm_kvm_stats(w.vm, &after), 0);
