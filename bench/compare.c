@@ -270,7 +270,7 @@ int compare_put(const json_t *before, const json_t *now, FILE *to)
 		const json_t *old = find_row(before, report_name(row));
 
 		compare_ratios(&c, old, row);
-		if (times)
+		if (times && report_own_figures(now, row))
 			compare_figures(&c, report_name(row), old, row);
 	}
 	if (times)

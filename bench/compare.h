@@ -2,9 +2,10 @@
 /*
  * bench/compare.h - two documents (bench/report.h) of the same command: what changed beyond noise.
  *
- * Rows are matched by name. Ratios to a baseline are compared always, times and rates of their own
- * only when both were measured on the same host (CPU, kernel, KVM): a ratio survives a change of
- * host, a time does not. What counts as a change is spread_change()'s to say.
+ * Rows are matched by name. Of a row that has ratios to a baseline these are compared: they outlive
+ * the host's moods and a change of host. The times and rates of the others (bench/report.h says
+ * which) are compared only when both were measured on the same host (CPU, kernel, KVM). What counts
+ * as a change is spread_change()'s to say.
  *
  * Concurrency: none; one thread.
  */

@@ -183,6 +183,12 @@ bool report_is_baseline(const json_t *doc, const char *name)
 	return false;
 }
 
+bool report_own_figures(const json_t *doc, const json_t *row)
+{
+	return json_object_size(json_object_get(row, "ratio_to")) == 0 &&
+	       !report_is_baseline(doc, report_name(row));
+}
+
 /* ---- noise ---- */
 
 /* The widest of those looked at. */
@@ -245,17 +251,10 @@ static int judge(json_t *doc, const char *name, const struct noise *n)
 	                   name, n->what, q1, q3, 100 * n->relative, middle);
 }
 
-/* The times of a row that others are compared with drop out with the host's moods. */
 static int judge_row(json_t *doc, const json_t *row)
 {
-	struct noise n;
+	struct noise n = report_own_figures(doc, row) ? figure_noise(row) : ratio_noise(row);
 
-	if (json_object_size(json_object_get(row, "ratio_to")) > 0)
-		n = ratio_noise(row);
-	else if (report_is_baseline(doc, report_name(row)))
-		return 0;
-	else
-		n = figure_noise(row);
 	return judge(doc, report_name(row), &n);
 }
 

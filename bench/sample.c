@@ -68,9 +68,10 @@ bool spread_noisy(const struct spread *s)
 
 int spread_change(const struct spread *before, const struct spread *after)
 {
-	if (fabs(after->median - before->median) <= SPREAD_MATTERS * fabs(before->median))
+	double apart = after->median - before->median;
+	double noise = (before->q3 - before->q1) + (after->q3 - after->q1);
+
+	if (fabs(apart) <= noise || fabs(apart) <= SPREAD_MATTERS * fabs(before->median))
 		return 0;
-	if (after->q1 > before->q3)
-		return 1;
-	return after->q3 < before->q1 ? -1 : 0;
+	return apart > 0 ? 1 : -1;
 }

@@ -53,8 +53,10 @@ double spread_relative(const struct spread *s);
 bool spread_noisy(const struct spread *s);
 
 /*
- * Has the figure changed beyond noise? The quartiles' ranges lie apart, and the medians by more
- * than SPREAD_MATTERS of the older one.
+ * Has the figure changed beyond noise? The medians lie further apart than both quartiles' ranges
+ * together are wide, and than SPREAD_MATTERS of the older median. (That the ranges do not overlap
+ * is not enough: of five samples each, drawn from the same distribution, those of every fifth pair
+ * do not; this rule is wrong about every twentieth.)
  * Return: -1 lower than before, 1 higher, 0 neither.
  */
 int spread_change(const struct spread *before, const struct spread *after);

@@ -4,6 +4,7 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -137,11 +138,18 @@ static void set_ratio(json_t *doc, double q1, double median, double q3)
 	cr_assert_eq(report_set_ratio(doc_row(doc, 0), "kernel-4k", &s), 0);
 }
 
-static void set_time(json_t *doc, double q1, double median, double q3)
+/* Times alone: between 95 and 104, or between 195 and 204, beside a baseline that has doubled. */
+static json_t *doc_times(bool slower)
 {
-	struct spread s = {.median = median, .q1 = q1, .q3 = q3, .count = 5};
+	char text[512];
+	int f = slower ? 100 : 0;
 
-	cr_assert_eq(report_set_figure(doc_row(doc, 0), "us_per_page", &s), 0);
+	snprintf(text, sizeof(text),
+	         "{'command':'clone','baseline':'b','parameters':{},'host':{'cpu':'A'},'rows':["
+	         "{'name':'exit','us_p50':%d,'us_p50_spread':[%d,%d]},"
+	         "{'name':'b','us_p50':%d,'us_p50_spread':[%d,%d]}]}",
+	         100 + f, 95 + f, 104 + f, 100 + f, 95 + f, 104 + f);
+	return doc_of(text);
 }
 
 Test(bench_compare, the_same)
@@ -177,27 +185,39 @@ Test(bench_compare, too_little_to_matter)
 	expect_compared(doc_faults(), now, 0, "nothing changed beyond noise\n");
 }
 
-/* Of a time less is better: 0.9, between 0.8 and 1.0, becomes 1.8. */
-Test(bench_compare, slower_time)
+/* Of a time less is better. */
+Test(bench_compare, times)
 {
+	expect_compared(doc_times(false), doc_times(true), 1,
+	                "exit: us_p50: 100 -> 200 (+100 %): worse\n"
+	                "1 figure changed beyond noise\n");
+	expect_compared(doc_times(true), doc_times(false), 1,
+	                "exit: us_p50: 200 -> 100 (-50 %): better\n"
+	                "1 figure changed beyond noise\n");
+}
+
+/* Where there is a ratio, the time may have doubled: so may the host's own. */
+Test(bench_compare, times_beside_ratios)
+{
+	struct spread s = {.median = 1.8, .q1 = 1.79, .q3 = 1.81, .count = 5};
 	json_t *now = doc_faults();
 
-	set_time(now, 1.7, 1.8, 1.9);
-	set_ratio(now, 13, 13.75, 14);
-	expect_compared(doc_faults(), now, 2,
-	                "auto: ratio to kernel-4k: 27.5 -> 13.8 (-50 %): worse\n"
-	                "auto: us_per_page: 0.900 -> 1.80 (+100 %): worse\n"
-	                "2 figures changed beyond noise\n");
+	cr_assert_eq(report_set_figure(doc_row(now, 0), "us_per_page", &s), 0);
+	cr_assert_eq(report_set_figure(doc_row(now, 1), "us_per_page", &s), 0);
+	expect_compared(doc_faults(), now, 0, "nothing changed beyond noise\n");
 }
 
 Test(bench_compare, another_host)
 {
-	json_t *now = doc_faults();
+	json_t *now = doc_times(true), *faults = doc_faults();
 
-	set_time(now, 1.7, 1.8, 1.9);
-	set_ratio(now, 32, 33, 34);
-	json_object_set_new(json_object_get(now, "host"), "cpu", json_string("another"));
-	expect_compared(doc_faults(), now, 1,
+	json_object_set_new(json_object_get(now, "host"), "cpu", json_string("B"));
+	expect_compared(doc_times(false), now, 0,
+	                "another host: only ratios are compared, not times\n"
+	                "nothing changed beyond noise\n");
+	set_ratio(faults, 32, 33, 34);
+	json_object_set_new(json_object_get(faults, "host"), "cpu", json_string("B"));
+	expect_compared(doc_faults(), faults, 1,
 	                "another host: only ratios are compared, not times\n"
 	                "auto: ratio to kernel-4k: 27.5 -> 33.0 (+20 %): better\n"
 	                "1 figure changed beyond noise\n");

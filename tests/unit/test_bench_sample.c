@@ -86,19 +86,23 @@ Test(bench_sample, noise)
 
 Test(bench_sample, change)
 {
+	/* 9 wide. */
 	const struct spread before = {.median = 100, .q1 = 95, .q3 = 104, .count = 5};
+	const struct spread steady = {.median = 100, .q1 = 100, .q3 = 100, .count = 5};
 	static const struct {
 		struct spread now;
 		int change;
 	} cases[] = {
-		{{100, 95, 104, 5}, 0},      {{120, 105, 130, 5}, 1},
-		{{120, 104, 130, 5}, 0},   /* the ranges touch */
-		{{80, 70, 94, 5}, -1},     /* apart */
-		{{80, 70, 95, 5}, 0},      /* they touch */
-		{{105, 104.5, 106, 5}, 0}, /* apart, but by no more than matters */
-		{{105.1, 104.5, 106, 5}, 1}, {{94.9, 94, 94.95, 5}, -1},
+		{{100, 95, 104, 5}, 0},  {{120, 116, 126, 5}, 1}, /* 20 apart, 19 wide together */
+		{{120, 115, 126, 5}, 0},                          /* 20 apart, 20 wide */
+		{{80, 75, 85, 5}, -1},   {{80, 70, 85, 5}, 0},    /* 24 wide */
+		{{118, 105, 126, 5}, 0} /* the ranges do not overlap: not enough */
 	};
 
+	cr_assert_eq(spread_change(&steady, &(struct spread){105, 105, 105, 5}), 0,
+	             "5 %% do not matter");
+	cr_assert_eq(spread_change(&steady, &(struct spread){105.1, 105, 105.1, 5}), 1);
+	cr_assert_eq(spread_change(&steady, &(struct spread){94.9, 94.9, 95, 5}), -1);
 	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
 		cr_assert_eq(spread_change(&before, &cases[i].now), cases[i].change, "case %u", i);
 }
