@@ -289,18 +289,14 @@ static int make_handled(struct memory *m, const char **step)
 /* ---- kinds ---- */
 
 const struct memory_kind memory_kinds[] = {
-	{.name = "auto",
-         .library = true,
-         .faults = FAULTS_AUTO,
-         .clones = true,
-         .by_default = true},
+	{.name = "auto", .library = true, .faults = FAULTS_AUTO, .clones = true},
 	{.name = "kernel", .library = true, .faults = FAULTS_KERNEL, .clones = true},
 	{.name = "uffd", .library = true, .faults = FAULTS_UFFD, .clones = true},
-	{.name = "kernel-4k", .make = make_small, .by_default = true},
-	{.name = "kernel-thp", .make = make_huge, .huge = true, .by_default = true},
-	{.name = "private-4k", .make = make_private, .clones = true, .by_default = true},
-	{.name = "uffd-4k", .make = make_handled, .clones = true, .by_default = true},
-	{.name = "populate", .make = make_filled, .clones = true, .by_default = true},
+	{.name = "kernel-4k", .make = make_small},
+	{.name = "kernel-thp", .make = make_huge, .huge = true},
+	{.name = "private-4k", .make = make_private, .clones = true},
+	{.name = "uffd-4k", .make = make_handled, .clones = true},
+	{.name = "populate", .make = make_filled, .clones = true},
 	{0},
 };
 
@@ -378,9 +374,21 @@ static void add_field(const char *line, struct memory_usage *out)
 	}
 }
 
+/* "7f0000000000-7f0000200000 rw-p ...": a mapping. Other lines are "Name: ...". */
+static bool parse_range(const char *line, uintptr_t *start, uintptr_t *end)
+{
+	char *at;
+
+	*start = strtoul(line, &at, 16);
+	if (*at != '-')
+		return false;
+	*end = strtoul(at + 1, &at, 16);
+	return *at == ' ';
+}
+
 int memory_usage(const void *base, size_t size, struct memory_usage *out)
 {
-	unsigned long start, end, from = (uintptr_t)base, to = from + size;
+	uintptr_t start, end, from = (uintptr_t)base, to = from + size;
 	FILE *f = fopen("/proc/self/smaps", "re");
 	bool inside = false;
 	size_t room = 0;
@@ -390,7 +398,7 @@ int memory_usage(const void *base, size_t size, struct memory_usage *out)
 	if (!f)
 		return -errno;
 	while (getline(&line, &room, f) >= 0) {
-		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+		if (parse_range(line, &start, &end))
 			inside = start < to && end > from;
 		else if (inside)
 			add_field(line, out);

@@ -34,14 +34,14 @@ struct memory;
 /* Zeroed is no kind. */
 struct memory_kind {
 	const char *name;
-	bool library;             /* no memory of ours: the space's own */
-	enum fault_choice faults; /* of the library's */
-	bool clones;              /* can hold an image's contents */
-	bool huge;                /* is meant to give 2 MiB pages where the host has them */
-	bool by_default;          /* a row where none are named */
 
 	/* Fill in `m` over its reserved stretch. Return: 0 or -errno with *step set. */
 	int (*make)(struct memory *m, const char **step);
+
+	enum fault_choice faults; /* of the library's */
+	bool library;             /* no memory of ours: the space's own */
+	bool clones;              /* can hold an image's contents */
+	bool huge;                /* is meant to give 2 MiB pages where the host has them */
 };
 
 /* Ordered as rows are; a kind without a name ends it. */

@@ -191,6 +191,7 @@ static uint32_t *shuffled(uint64_t pages, struct rng r)
 	for (uint64_t i = 0; v && i < pages; i++) {
 		uint64_t j = rng_below(&r, i + 1);
 
+		v[i] = (uint32_t)i;
 		v[i] = v[j];
 		v[j] = (uint32_t)i;
 	}
@@ -235,19 +236,29 @@ static uint64_t zipf_find(const double *sum, uint64_t pages, double at)
 	return low;
 }
 
+static void draw_zipf(struct maker *m, const double *sum, const uint32_t *favourite)
+{
+	struct rng r = rng_of(m->spec->seed, STREAM_PAGES);
+	uint64_t pages = m->spec->pages;
+
+	for (uint64_t i = 0; i < m->touches; i++) {
+		double at = rng_unit(&r) * sum[pages - 1];
+
+		m->order->entries[i] = favourite[zipf_find(sum, pages, at)];
+	}
+}
+
 static int fill_zipf(struct maker *m)
 {
 	uint64_t pages = m->spec->pages;
 	double *sum = zipf_sums(pages, m->spec->pattern.theta);
 	uint32_t *favourite = shuffled(pages, rng_of(m->spec->seed, STREAM_FAVOURITES));
-	struct rng r = rng_of(m->spec->seed, STREAM_PAGES);
-	int e = sum && favourite ? 0 : fail(m->err, -ENOMEM, "no memory for the order");
+	int e = 0;
 
-	for (uint64_t i = 0; e == 0 && i < m->touches; i++) {
-		double at = rng_unit(&r) * sum[pages - 1];
-
-		m->order->entries[i] = favourite[zipf_find(sum, pages, at)];
-	}
+	if (sum && favourite)
+		draw_zipf(m, sum, favourite);
+	else
+		e = fail(m->err, -ENOMEM, "no memory for the order");
 	free(favourite);
 	free(sum);
 	return e;
@@ -264,18 +275,28 @@ static void draw_access(struct maker *m)
 
 /* ---- traces ---- */
 
+static char *skip_blanks(char *at)
+{
+	return at + strspn(at, " \t\r\n");
+}
+
 /* One line. Return: 1 with the touch in *entry; 0 when it says nothing; -EINVAL, -ERANGE. */
 static int parse_line(char *line, uint64_t pages, uint32_t *entry)
 {
 	unsigned long long page;
-	char how, rest;
-	int n;
+	char *at, how;
 
-	line[strcspn(line, "#\n")] = '\0';
-	n = sscanf(line, "%llu %c %c", &page, &how, &rest);
-	if (n == EOF)
+	line[strcspn(line, "#")] = '\0';
+	line = skip_blanks(line);
+	if (*line == '\0')
 		return 0;
-	if (n != 2 || strchr(line, '-') || (how != 'r' && how != 'w'))
+	if (*line < '0' || *line > '9')
+		return -EINVAL;
+	page = strtoull(line, &at, 10); /* what is too long is too large */
+	line = at;
+	at = skip_blanks(at);
+	how = *at;
+	if (at == line || (how != 'r' && how != 'w') || *skip_blanks(at + 1))
 		return -EINVAL;
 	if (page >= pages)
 		return -ERANGE;
@@ -375,14 +396,10 @@ static int check(const struct order_spec *s, struct pattern_error *err)
 	return 0;
 }
 
-/* First of its page, first of its block. */
-static int set_flags(struct maker *m)
+/* First of its page, first of its block; what has been seen is kept in `page` and `block`. */
+static void mark_first(struct maker *m, bool *page, bool *block)
 {
-	uint8_t *page = calloc(m->spec->pages, 1);
-	uint8_t *block = calloc(m->spec->pages / MM_BLOCK_PAGES + 1, 1);
-	int e = page && block ? 0 : fail(m->err, -ENOMEM, "no memory for the order");
-
-	for (uint64_t i = 0; e == 0 && i < m->touches; i++) {
+	for (uint64_t i = 0; i < m->touches; i++) {
 		uint32_t *entry = &m->order->entries[i];
 		uint32_t n = *entry & MEMWALK_INDEX;
 
@@ -390,8 +407,20 @@ static int set_flags(struct maker *m)
 			*entry |= MEMWALK_PAGE;
 		if (!block[n / MM_BLOCK_PAGES])
 			*entry |= MEMWALK_BLOCK;
-		page[n] = block[n / MM_BLOCK_PAGES] = 1;
+		page[n] = block[n / MM_BLOCK_PAGES] = true;
 	}
+}
+
+static int set_flags(struct maker *m)
+{
+	bool *page = calloc(m->spec->pages, sizeof(*page));
+	bool *block = calloc(m->spec->pages / MM_BLOCK_PAGES + 1, sizeof(*block));
+	int e = 0;
+
+	if (page && block)
+		mark_first(m, page, block);
+	else
+		e = fail(m->err, -ENOMEM, "no memory for the order");
 	free(block);
 	free(page);
 	return e;
@@ -425,7 +454,7 @@ int pattern_make(const struct order_spec *s, struct memwalk_order **out, size_t 
 		return e;
 	m.touches = trace ? 0 : s->touches ? s->touches : s->pages;
 	room = trace ? 1024 : m.touches;
-	m.order = malloc(sizeof(*m.order) + room * sizeof(m.order->entries[0]));
+	m.order = calloc(1, sizeof(*m.order) + room * sizeof(m.order->entries[0]));
 	if (!m.order)
 		return fail(err, -ENOMEM, "no memory for an order of %" PRIu64 " touches", room);
 	e = fill(&m);

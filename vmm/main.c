@@ -16,10 +16,8 @@ static const struct {
 	const char *full; /* what the command calls itself */
 	int (*run)(int argc, char **argv);
 } commands[] = {
-	{"run", "cowslip run", cli_run},
-	{"clone", "cowslip clone", cli_clone},
-	{"image", "cowslip image", cli_image},
-	{"bench", "cowslip bench", cli_bench},
+	{"run", "cowslip run", cli_run},          {"clone", "cowslip clone", cli_clone},
+	{"image", "cowslip image", cli_image},    {"bench", "cowslip bench", cli_bench},
 	{"doctor", "cowslip doctor", cli_doctor},
 };
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
@@ -40,7 +38,8 @@ static int unknown_command(void *to, unsigned index, bool after, const char *arg
 	(void)to;
 	(void)index;
 	(void)after;
-	cli_error("%s: unknown command; there are run, clone, image, bench, doctor (`cowslip --help`)",
+	cli_error("%s: unknown command; there are run, clone, image, bench, doctor "
+	          "(`cowslip --help`)",
 	          arg);
 	return -EINVAL;
 }

@@ -28,7 +28,7 @@ static double at(const json_t *from, const char *path)
 
 	snprintf(copy, sizeof(copy), "%s", path);
 	while ((key = strsep(&rest, "/")))
-		from = json_is_array(from) ? json_array_get(from, (size_t)atoi(key))
+		from = json_is_array(from) ? json_array_get(from, strtoul(key, NULL, 10))
 		                           : json_object_get(from, key);
 	cr_assert(json_is_number(from), "%s: no number", path);
 	return json_number_value(from);
@@ -265,7 +265,7 @@ Test(bench, page_size_is_the_librarys)
 	                         "uffd,kernel-4k", "--page-size", "2m", "--json"));
 
 	/* A whole block for each event. */
-	cr_assert_eq(in_row(doc, "uffd", "events"), SIZE / 0x200000);
+	cr_assert_eq(in_row(doc, "uffd", "events"), (double)(SIZE >> 21));
 	json_decref(doc);
 }
 
