@@ -86,8 +86,8 @@ struct spread report_ratio(const json_t *row, const char *baseline);
 /*
  * After the last row: a warning for every row of which a ratio, or a figure where these count
  * (report_own_figures()), has a spread beyond SPREAD_NOISY; it begins with "host too noisy" and
- * names row and figure. The summary is judged like a row without ratios. One warning instead when fewer
- * than three repeats (parameters' "repeat") leave the spread unknown.
+ * names row and figure. The summary is judged like a row without ratios. One warning instead when
+ * fewer than three repeats (parameters' "repeat") leave the spread unknown.
  */
 int report_judge(json_t *doc);
 
@@ -101,8 +101,8 @@ const char *report_name(const json_t *row);
 bool report_is_baseline(const json_t *doc, const char *name);
 
 /*
- * Are the row's own figures what it is judged and compared by? Not those of a row with ratios, which
- * say it better, nor of a baseline: what moves them moves whatever is compared with it, too.
+ * Are the row's own figures what it is judged and compared by? Not those of a row with ratios,
+ * which say it better, nor of a baseline: what moves it moves whatever is compared with it, too.
  */
 bool report_own_figures(const json_t *doc, const json_t *row);
 
