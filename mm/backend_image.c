@@ -12,24 +12,38 @@
  */
 #include "mm/space_internal.h"
 
-struct piece {
-	uint64_t start, end; /* of the block's undecided part that one extent covers */
-};
-
-/* The part of extent `e` inside [from, to). */
-static struct piece clip(const struct extent *e, uint64_t from, uint64_t to)
+/* The first part of extent `e` in [*from, end) that no cut hides; *from is left at its end. */
+static bool visible(const struct space *s, const struct extent *e, uint64_t *from, uint64_t end,
+                    struct image_piece *out)
 {
-	uint64_t end = e->gpa.v + ((uint64_t)e->pages << MM_PAGE_SHIFT);
+	uint64_t to = min_u64(e->gpa.v + ((uint64_t)e->pages << MM_PAGE_SHIFT), end);
+	uint64_t at = max_u64(e->gpa.v, *from);
 
-	return (struct piece){max_u64(e->gpa.v, from), min_u64(end, to)};
+	while (at < to && gpa_map_get(&s->cut, at, to, from))
+		at = *from;
+	if (at >= to)
+		return false;
+	*out = (struct image_piece){
+		.gpa = {at},
+		.pages = (uint32_t)((*from - at) >> MM_PAGE_SHIFT),
+		.frame = {e->frame.n + (uint32_t)((at - e->gpa.v) >> MM_PAGE_SHIFT)},
+		.store = e->store,
+	};
+	return true;
 }
 
-static int map_piece(struct space *s, const struct extent *e, struct piece p)
+bool image_next(const struct space *s, uint64_t *at, uint64_t end, struct image_piece *out)
 {
-	uint32_t skip = (uint32_t)((p.start - e->gpa.v) >> MM_PAGE_SHIFT);
+	size_t count;
+	const struct extent *e;
 
-	return window_map_private(s, (gpa_t){p.start}, (p.end - p.start) >> MM_PAGE_SHIFT, e->store,
-	                          (frame_t){e->frame.n + skip});
+	if (!s->image)
+		return false;
+	e = image_extents(s->image, &count);
+	for (size_t i = image_find(s->image, (gpa_t){*at}); i < count && e[i].gpa.v < end; i++)
+		if (visible(s, &e[i], at, end, out))
+			return true;
+	return false;
 }
 
 /* Nothing of the image in [from, to): zero memory the kernel may fill. */
@@ -42,22 +56,19 @@ static int free_gap(struct space *s, uint64_t from, uint64_t to)
 
 int image_map(struct space *s, uint64_t from, uint64_t to, uint64_t *reached)
 {
-	size_t count;
-	const struct extent *e = image_extents(s->image, &count);
+	struct image_piece p;
 	int r;
 
 	*reached = from;
-	for (size_t i = image_find(s->image, (gpa_t){from}); i < count && e[i].gpa.v < to; i++) {
-		struct piece p = clip(&e[i], from, to);
-
-		r = free_gap(s, *reached, p.start);
+	while (image_next(s, &from, to, &p)) {
+		r = free_gap(s, *reached, p.gpa.v);
 		if (r)
 			return r;
-		*reached = p.start;
-		r = map_piece(s, &e[i], p);
+		*reached = p.gpa.v;
+		r = window_map_private(s, p.gpa, p.pages, p.store, p.frame);
 		if (r)
 			return r;
-		*reached = p.end;
+		*reached = image_piece_end(&p);
 	}
 	r = free_gap(s, *reached, to);
 	if (r == 0)
@@ -67,14 +78,10 @@ int image_map(struct space *s, uint64_t from, uint64_t to, uint64_t *reached)
 
 static bool image_has(const struct space *s, struct gpa_range r)
 {
-	size_t count, i;
-	const struct extent *e;
+	uint64_t at = r.start.v;
+	struct image_piece p;
 
-	if (!s->image)
-		return false;
-	e = image_extents(s->image, &count);
-	i = image_find(s->image, r.start);
-	return i < count && e[i].gpa.v < gpa_range_end(r);
+	return image_next(s, &at, gpa_range_end(r), &p);
 }
 
 static int image_fill(struct space *s, struct block *b, struct violation v, struct gpa_range *done)

@@ -92,13 +92,12 @@ static struct gpa_range range_clip(struct gpa_range r, struct gpa_range in)
 static int copy_block(struct space *s, struct gpa_range ram, const struct plan *p, size_t run,
                       uint8_t *to)
 {
-	size_t count = 0;
-	const struct extent *e = s->image ? image_extents(s->image, &count) : NULL;
-	size_t i = s->image ? image_find(s->image, ram.start) : 0;
+	uint64_t at = ram.start.v;
+	struct image_piece piece;
 
-	for (; i < count && e[i].gpa.v < gpa_range_end(ram); i++) {
-		int r = store_read(e[i].store, e[i].frame, e[i].pages,
-		                   to + (e[i].gpa.v - ram.start.v));
+	while (image_next(s, &at, gpa_range_end(ram), &piece)) {
+		int r = store_read(piece.store, piece.frame, piece.pages,
+		                   to + (piece.gpa.v - ram.start.v));
 
 		if (r)
 			return r;
@@ -243,21 +242,11 @@ static int pack(struct space *s, struct plan *p, struct gpa_range r)
 /* What the old image has in [from, to). */
 static int keep_old(struct space *s, struct plan *p, uint64_t from, uint64_t to)
 {
-	size_t count;
-	const struct extent *e;
+	struct image_piece old;
 
-	if (!s->image || from >= to)
-		return 0;
-	e = image_extents(s->image, &count);
-	for (size_t i = image_find(s->image, (gpa_t){from}); i < count && e[i].gpa.v < to; i++) {
-		struct gpa_range all = {e[i].gpa, (uint64_t)e[i].pages << MM_PAGE_SHIFT};
-		struct gpa_range part = range_clip(all, (struct gpa_range){{from}, to - from});
-		uint32_t skip = (uint32_t)((part.start.v - all.start.v) >> MM_PAGE_SHIFT);
+	while (from < to && image_next(s, &from, to, &old)) {
 		int r = add_extent(&p->image,
-		                   (struct extent){part.start,
-		                                   (uint32_t)(part.size >> MM_PAGE_SHIFT),
-		                                   {e[i].frame.n + skip},
-		                                   e[i].store});
+		                   (struct extent){old.gpa, old.pages, old.frame, old.store});
 
 		if (r)
 			return r;
@@ -367,6 +356,8 @@ static void hand_over(struct space *s, struct image *image)
 		*b = (struct block){.state = BLOCK_SHARED};
 	}
 	s->owned_frames = 0;
+	/* What was cut of the old image is no part of the new one. */
+	gpa_map_fini(&s->cut);
 	image_put(s->image);
 	s->image = image_get(image);
 }

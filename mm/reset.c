@@ -7,6 +7,7 @@
  *                      frames, as all blocks there do, and their memory is given back
  *     private page     of a SHARED block: few are overwritten with the image's bytes and stay
  *                      private, for the next round will write to them again; many are dropped
+ *     cut              what the image has there is mapped again
  *     EMPTY block      nothing to do
  *
  * What it costs follows from what was changed: private pages are found through page tables, which
@@ -95,40 +96,33 @@ static void zero_owned(struct space *s)
 
 /* ---- private pages ---- */
 
-/* `pages` of an extent, from its page `skip` on. Return: 0 or -errno of reading a file. */
-static int copy_extent(const struct space *s, const struct extent *e, uint64_t skip, uint64_t pages,
-                       void *to)
+/* Return: 0 or -errno of reading a file. */
+static int copy_piece(struct space *s, const struct image_piece *p)
 {
-	frame_t f = {e->frame.n + (uint32_t)skip};
+	void *to = window_ptr(s, p->gpa);
 
 	/* Another process's pool is mapped there, not here: only its file can be read. */
-	if (e->store->pool != s->pool)
-		return store_read(e->store, f, pages, to);
-	memcpy(to, pool_frame_ptr(s->pool, f), pages << MM_PAGE_SHIFT);
+	if (p->store->pool != s->pool)
+		return store_read(p->store, p->frame, p->pages, to);
+	memcpy(to, pool_frame_ptr(s->pool, p->frame), (size_t)p->pages << MM_PAGE_SHIFT);
 	return 0;
 }
 
-/* What the image has of [start, end) over private pages there. Return: as copy_extent(). */
+/* What the image has of [start, end) over private pages there. Return: as copy_piece(). */
 static int copy_back(struct space *s, uint64_t start, uint64_t end)
 {
-	size_t count = 0;
-	const struct extent *e = s->image ? image_extents(s->image, &count) : NULL;
-	size_t i = s->image ? image_find(s->image, (gpa_t){start}) : 0;
 	uint64_t at = start;
+	struct image_piece p;
 
-	for (; i < count && e[i].gpa.v < end; i++) {
-		uint64_t from = max_u64(e[i].gpa.v, start);
-		uint64_t to = min_u64(e[i].gpa.v + ((uint64_t)e[i].pages << MM_PAGE_SHIFT), end);
-		int r;
+	while (image_next(s, &at, end, &p)) {
+		int r = copy_piece(s, &p);
 
-		memset(window_ptr(s, (gpa_t){at}), 0, from - at);
-		r = copy_extent(s, &e[i], (from - e[i].gpa.v) >> MM_PAGE_SHIFT,
-		                (to - from) >> MM_PAGE_SHIFT, window_ptr(s, (gpa_t){from}));
 		if (r)
 			return r;
-		at = to;
+		memset(window_ptr(s, (gpa_t){start}), 0, p.gpa.v - start);
+		start = at;
 	}
-	memset(window_ptr(s, (gpa_t){at}), 0, end - at);
+	memset(window_ptr(s, (gpa_t){start}), 0, end - start);
 	return 0;
 }
 
@@ -162,6 +156,90 @@ static int restore_private(struct space *s, const struct page_runs *private)
 	return first;
 }
 
+/* ---- cuts ---- */
+
+/* A cut touches so many blocks; each takes two changes of the map at most. */
+static int reserve_cuts(struct space *s)
+{
+	size_t parts = 0;
+
+	for (size_t i = 0; i < s->cut.count; i++)
+		parts += block_index(s, (gpa_t){s->cut.span[i].end - 1}) -
+		         block_index(s, (gpa_t){s->cut.span[i].start}) + 1;
+	return parts ? gpa_map_reserve(&s->cut, 2 * parts) : 0;
+}
+
+/* Map what the image has of [at, end), all of it on zero memory now. Return: 0 or -errno. */
+static int map_pieces(struct space *s, uint64_t at, uint64_t end)
+{
+	struct image_piece p;
+
+	while (image_next(s, &at, end, &p)) {
+		int r = window_map_private(s, p.gpa, p.pages, p.store, p.frame);
+
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/*
+ * The cut [start, end) inside one block goes. Where the host refuses to map the image there, the
+ * pages are overwritten with its bytes; they are private then, and the cut stays under them.
+ * Return: 0 or -errno of reading a file.
+ */
+static int uncut_part(struct space *s, uint64_t start, uint64_t end)
+{
+	const struct block *b = &s->blocks[block_index(s, (gpa_t){start})];
+	uint64_t to = end;
+	int r;
+
+	/* Of a block half decided, the rest finds the image with its next violation. */
+	if (b->partial)
+		to = min_u64(end, align_down(start, MM_BLOCK_SIZE) +
+		                          ((uint64_t)b->mapped << MM_PAGE_SHIFT));
+	gpa_map_set(&s->cut, start, end, 0);
+	if (b->state != BLOCK_SHARED || to <= start || map_pieces(s, start, to) == 0)
+		return 0;
+	r = copy_back(s, start, to);
+	gpa_map_set(&s->cut, start, to, 1);
+	return r;
+}
+
+/* Return: 0 or the first -errno. */
+static int uncut_all(struct space *s)
+{
+	int first = 0;
+
+	/* From behind, because a span may become several. */
+	for (size_t i = s->cut.count; i-- > 0;) {
+		struct gpa_span span = s->cut.span[i];
+
+		for (uint64_t at = span.start, next; at < span.end; at = next) {
+			int r;
+
+			next = min_u64(align_down(at, MM_BLOCK_SIZE) + MM_BLOCK_SIZE, span.end);
+			r = uncut_part(s, at, next);
+			first = first ? first : r;
+		}
+	}
+	return first;
+}
+
+/* What cannot be undone. Return: as space_reset() says. */
+static int commit(struct space *s, const struct page_runs *private)
+{
+	int r, e;
+
+	if (keeps_frames(s))
+		zero_owned(s);
+	else
+		give_back(s);
+	r = restore_private(s, private);
+	e = uncut_all(s);
+	return r ? r : e;
+}
+
 int space_reset(struct space *s)
 {
 	struct page_runs private = {0};
@@ -171,15 +249,12 @@ int space_reset(struct space *s)
 		return -ENOTSUP;
 	lock_take(&s->lock);
 	r = s->holds ? -EBUSY : space_private_runs(s, &private);
+	if (r == 0)
+		r = reserve_cuts(s);
 	if (r == 0 && !keeps_frames(s))
 		r = uncover_owned(s);
-	if (r == 0) {
-		if (keeps_frames(s))
-			zero_owned(s);
-		else
-			give_back(s);
-		r = restore_private(s, &private);
-	}
+	if (r == 0)
+		r = commit(s, &private);
 	lock_drop(&s->lock);
 	page_runs_fini(&private);
 	return r;

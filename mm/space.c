@@ -32,6 +32,25 @@ struct gpa_range block_range(const struct space *s, size_t index)
 	return (struct gpa_range){start, min_u64(left, MM_BLOCK_SIZE)};
 }
 
+int space_check_range(const struct space *s, struct gpa_range r)
+{
+	struct gpa_range same;
+
+	if (gpa_range_make(r.start.v, r.size, MM_PAGE_SIZE, &same))
+		return -EINVAL;
+	while (r.size > 0) {
+		const struct ram_region *ram = ram_find(s->ram, s->region_count, r.start);
+		uint64_t n;
+
+		if (!ram)
+			return -EFAULT;
+		n = min_u64(r.size, gpa_range_end(ram->range) - r.start.v);
+		r.start.v += n;
+		r.size -= n;
+	}
+	return 0;
+}
+
 const struct ram_region *space_ram(const struct space *s, size_t *count)
 {
 	*count = s->region_count;
@@ -342,6 +361,7 @@ void space_destroy(struct space *s)
 			pool_unref(s->pool, s->blocks[i].frame);
 	if (s->blocks)
 		munmap(s->blocks, blocks_bytes(s));
+	gpa_map_fini(&s->cut);
 	image_put(s->image);
 	pool_put(s->pool);
 	lock_fini(&s->lock);
@@ -414,17 +434,15 @@ int space_private_runs(struct space *s, struct page_runs *out)
 	return 0;
 }
 
-/* Pages with data that the image has under block `index`. */
+/* Pages with data that the image has under block `index` and no cut hides. */
 static uint64_t image_data(const struct space *s, size_t index)
 {
 	struct gpa_range ram = block_range(s, index);
-	size_t count;
-	const struct extent *e = image_extents(s->image, &count);
-	uint64_t sum = 0;
+	uint64_t at = ram.start.v, sum = 0;
+	struct image_piece p;
 
-	for (size_t i = image_find(s->image, ram.start);
-	     i < count && e[i].gpa.v < gpa_range_end(ram); i++)
-		sum += store_data_frames(e[i].store, e[i].frame, e[i].pages);
+	while (image_next(s, &at, gpa_range_end(ram), &p))
+		sum += store_data_frames(p.store, p.frame, p.pages);
 	return sum;
 }
 
@@ -437,6 +455,11 @@ static uint64_t count_shared(const struct space *s)
 
 	if (!s->image || s->linear)
 		return 0;
+	/* Block by block takes longer, but only so can what is cut be left out. */
+	for (size_t i = 0; s->cut.count > 0 && i < s->block_count; i++)
+		sum += s->blocks[i].state == BLOCK_OWNED ? 0 : image_data(s, i);
+	if (s->cut.count > 0)
+		return sum;
 	run = image_runs(s->image, &count);
 	for (size_t i = 0; i < count; i++)
 		sum += store_data_frames(run[i].store, run[i].frame, run[i].pages);
@@ -520,6 +543,8 @@ int space_audit(struct space *s)
 	}
 	if (!wrong && owned != s->owned_frames)
 		wrong = "count of owned frames";
+	if (!wrong && (!gpa_map_audit(&s->cut) || (s->cut.count > 0 && !s->image)))
+		wrong = "cuts out of order, or of no image";
 	lock_drop(&s->lock);
 	if (wrong) {
 		fprintf(stderr, "cowslip: space audit: %s (near block %zu)\n", wrong, i);

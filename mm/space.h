@@ -13,6 +13,7 @@
  *
  *     EMPTY --violation--> OWNED --publish--> SHARED --clone--> SHARED (in the clone)
  *     OWNED --reset--> EMPTY, or SHARED where the kernel path has an image
+ *     OWNED --discard--> EMPTY (uffd path)
  *
  * Which pages of a SHARED block are private is the host kernel's truth, read from
  * pagemap when it is needed; running guests pay nothing for it.
@@ -162,8 +163,8 @@ int space_read(struct space *s, gpa_t from, void *to, size_t size);
 int space_write(struct space *s, gpa_t to, const void *from, size_t size);
 
 /*
- * A pinned, contiguous run of guest memory. While any is held, space_publish() and space_reset()
- * fail with -EBUSY.
+ * A pinned, contiguous run of guest memory. While any is held, space_publish(), space_reset()
+ * and space_discard() fail with -EBUSY.
  */
 struct hold {
 	void *ptr;
@@ -198,6 +199,16 @@ int space_publish(struct space *s, const void *state, size_t state_size, struct 
  * file where a page could be neither dropped nor overwritten: the rest is reset; try again.
  */
 int space_reset(struct space *s);
+
+/*
+ * [r) reads as zero from now on, until written again; its memory is the host's again, and whole
+ * blocks' frames the pool's where the uffd path hands them out. Any part of a block will do. The
+ * guest may run: what it writes there meanwhile may be lost. A reset brings the image back.
+ * Return: 0; -EINVAL when `r` is not whole pages; -EFAULT when any of it is not RAM; -EBUSY while
+ * holds are out; -ENOTSUP when the memory is the embedder's; -ENOMEM (host memory): nothing
+ * changed.
+ */
+int space_discard(struct space *s, struct gpa_range r);
 
 /* Raise (or lower) the limit and let vCPUs that wait on NOMEM try again. 0 keeps the limit. */
 void space_resume(struct space *s, uint64_t limit_frames);

@@ -10,6 +10,7 @@
  *     access.c         read, write, hold
  *     publish.c        a space becomes an image
  *     reset.c          and goes back to it
+ *     discard.c        ranges given back
  */
 #ifndef COWSLIP_MM_SPACE_INTERNAL_H
 #define COWSLIP_MM_SPACE_INTERNAL_H
@@ -17,6 +18,7 @@
 #include <stdatomic.h>
 
 #include "mm/fault.h"
+#include "mm/gpa_map.h"
 #include "mm/image.h"
 #include "mm/lock.h"
 #include "mm/pagemap.h"
@@ -73,6 +75,7 @@ struct space {
 
 	/* Guarded by `lock`. */
 	struct image *image;  /* what SHARED and EMPTY blocks read; may be NULL */
+	struct gpa_map cut;   /* 1: discarded, the image is not to be seen there */
 	struct block *blocks; /* [block_count] */
 	uint64_t limit_frames;
 	uint64_t owned_frames;
@@ -124,6 +127,9 @@ struct owned_run {
  */
 bool next_owned(const struct space *s, size_t *at, size_t end, struct owned_run *out);
 
+/* Return: 0; -EINVAL when `r` is not whole pages; -EFAULT when any byte of it is not RAM. */
+int space_check_range(const struct space *s, struct gpa_range r);
+
 /* Private pages of all SHARED blocks, in order. Lock held. Return: as pagemap_private(). */
 int space_private_runs(struct space *s, struct page_runs *out);
 
@@ -166,6 +172,25 @@ static inline void *window_ptr(const struct space *s, gpa_t a)
  * Whole block or cluster from the pool; also what backend_image does where its image has nothing.
  */
 int alloc_fill(struct space *s, struct block *b, struct violation v, struct gpa_range *done);
+
+/* A part of one extent that the space can see: no cut hides any of it. */
+struct image_piece {
+	gpa_t gpa;
+	uint32_t pages;
+	frame_t frame;
+	struct store *store;
+};
+
+static inline uint64_t image_piece_end(const struct image_piece *p)
+{
+	return p->gpa.v + ((uint64_t)p->pages << MM_PAGE_SHIFT);
+}
+
+/*
+ * The next such part in [*at, end); *at moves to its end. Lock held. Return: false when there is
+ * none left.
+ */
+bool image_next(const struct space *s, uint64_t *at, uint64_t end, struct image_piece *out);
 
 /*
  * Map what the image has of [from, to), zero memory in between; the kernel faults all of it.

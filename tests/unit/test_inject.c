@@ -181,6 +181,21 @@ static void build_owned_clone(struct env *e)
 	}
 }
 
+/* A clone with cuts, and pages written over them. */
+static void build_cut(struct env *e)
+{
+	static const struct gpa_range cuts[] = {
+		{{0}, 2 * PAGE}, {{290 * PAGE}, 300 * PAGE}, {{1000 * PAGE}, 537 * PAGE}};
+
+	build_private(e);
+	for (size_t k = 0; k < sizeof(cuts) / sizeof(cuts[0]); k++) {
+		cr_assert_eq(space_discard(e->s[1], cuts[k]), 0);
+		for (uint64_t at = cuts[k].start.v; at < gpa_range_end(cuts[k]); at += PAGE)
+			e->want[1].word[at / PAGE] = 0;
+		store(e, 1, (unsigned)(cuts[k].start.v / PAGE) + 1, 77);
+	}
+}
+
 /* A clone of an image that knows only one of its blocks; it has made the others its own. */
 static void build_mixed(struct env *e)
 {
@@ -429,6 +444,18 @@ static int act_reset(struct env *e)
 	return 0;
 }
 
+/* Parts of two blocks, and all of the third. */
+static int act_discard(struct env *e)
+{
+	unsigned i = e->s[1] ? 1 : 0;
+	const struct gpa_range r = {{99 * PAGE}, (1536 - 99) * PAGE};
+	int x = space_discard(e->s[i], r);
+
+	for (unsigned page = 99; x == 0 && page < 1536; page++)
+		e->want[i].word[page] = 0;
+	return x;
+}
+
 static int act_with_state(struct env *e)
 {
 	return image_with_state(e->image, "other", 6, &e->out);
@@ -512,6 +539,24 @@ static const struct scenario scenarios[] = {
          .meets = MET(OPEN) | MET(IOCTL) | MET(REALLOC) | MET(MMAP)},
 	{"reset: owned over an image, kernel", KERNEL, build_owned_clone, act_reset, .least = 5,
          .may_retire = true, .meets = MET(OPEN) | MET(IOCTL) | MET(MMAP)},
+	{"reset: cuts, kernel", KERNEL, build_cut, act_reset, .least = 8,
+         .meets = MET(OPEN) | MET(IOCTL) | MET(REALLOC) | MET(MMAP)},
+	{"reset: cuts, uffd", UFFD, build_cut, act_reset, .least = 8,
+         .meets = MET(OPEN) | MET(IOCTL) | MET(REALLOC) | MET(MMAP)},
+	{"discard: owned, kernel", KERNEL, build_written, act_discard, .least = 3,
+         .meets = MET(FALLOCATE)},
+	{"discard: owned, uffd", UFFD, build_written, act_discard, .least = 5, .may_retire = true,
+         .meets = MET(FALLOCATE) | MET(MMAP) | MET(IOCTL)},
+	{"discard: clusters, uffd", UFFD, build_clusters, act_discard, .least = 1,
+         .meets = MET(FALLOCATE)},
+	{"discard: private, kernel", KERNEL, build_private, act_discard, .least = 4,
+         .meets = MET(REALLOC) | MET(MMAP)},
+	{"discard: private, uffd", UFFD, build_private, act_discard, .least = 4,
+         .meets = MET(REALLOC) | MET(MMAP)},
+	{"discard: owned and private", UFFD, build_mixed, act_discard, .least = 5,
+         .may_retire = true, .meets = MET(REALLOC) | MET(MMAP) | MET(IOCTL) | MET(FALLOCATE)},
+	{"discard: not decided yet", UFFD, build_clone, act_discard, .least = 1,
+         .meets = MET(REALLOC)},
 	{"image_with_state", KERNEL, build_image, act_with_state, .least = 4,
          .meets = MET(CALLOC) | MET(MALLOC)},
 };
@@ -568,6 +613,11 @@ Test(inject, publish)
 Test(inject, reset)
 {
 	run_named("reset");
+}
+
+Test(inject, discard)
+{
+	run_named("discard");
 }
 
 Test(inject, image_with_state)

@@ -40,6 +40,7 @@ struct model {
 	struct image *base[SPACES]; /* what the space should be a clone of */
 	uint8_t *space_bytes[SPACES];
 	uint8_t *base_bytes[SPACES]; /* what that image holds */
+	uint8_t *seen_bytes[SPACES]; /* the same, less what has been discarded */
 	uint8_t *image_bytes[IMAGES];
 	unsigned done, refused; /* operations that did something; that ran out of frames */
 };
@@ -81,7 +82,7 @@ static bool block_matches(struct model *m, unsigned i, size_t index)
 		return true;
 	switch (space_block_state(s, r.start)) {
 	case BLOCK_EMPTY:
-		return memcmp(want, m->base_bytes[i] + flat(r.start.v), r.size) == 0;
+		return memcmp(want, m->seen_bytes[i] + flat(r.start.v), r.size) == 0;
 	case BLOCK_OWNED:
 		if (store_read(pool_store(m->pool), b->frame, r.size / PAGE, buf))
 			return false;
@@ -174,6 +175,7 @@ static void new_in_slot(struct model *m, unsigned i, struct image *image, const 
 		memset(m->space_bytes[i], 0, MODEL_BYTES);
 		memset(m->base_bytes[i], 0, MODEL_BYTES);
 	}
+	memcpy(m->seen_bytes[i], m->base_bytes[i], MODEL_BYTES);
 }
 
 static void op_create(struct model *m, enum fault_choice faults)
@@ -330,6 +332,7 @@ static void op_publish(struct model *m, enum fault_choice faults)
 	m->base[i] = m->images[k];
 	memcpy(m->image_bytes[k], m->space_bytes[i], MODEL_BYTES);
 	memcpy(m->base_bytes[i], m->space_bytes[i], MODEL_BYTES);
+	memcpy(m->seen_bytes[i], m->space_bytes[i], MODEL_BYTES);
 }
 
 static void op_reset(struct model *m, enum fault_choice faults)
@@ -341,6 +344,35 @@ static void op_reset(struct model *m, enum fault_choice faults)
 		return;
 	MODEL_ASSERT(m, space_reset(m->spaces[i]) == 0);
 	memcpy(m->space_bytes[i], m->base_bytes[i], MODEL_BYTES);
+	memcpy(m->seen_bytes[i], m->base_bytes[i], MODEL_BYTES);
+}
+
+/* Whole pages inside one region; sometimes whole blocks, or all of it. */
+static struct gpa_range random_pages(struct model *m)
+{
+	struct gpa_range in = m->ram[below(m, 4) == 0].range;
+	struct gpa_range r = random_run(m);
+	uint64_t align = below(m, 4) ? PAGE : BLOCK;
+	uint64_t end = min_u64(align_up(gpa_range_end(r), align), gpa_range_end(in));
+
+	if (below(m, 20) == 0 || !gpa_range_has(in, r.start))
+		return in;
+	r.start.v = align_down(r.start.v, align);
+	r.size = end - r.start.v;
+	return r;
+}
+
+static void op_discard(struct model *m, enum fault_choice faults)
+{
+	unsigned i = pick_space(m, true);
+	struct gpa_range r = random_pages(m);
+
+	(void)faults;
+	if (i == SPACES)
+		return;
+	MODEL_ASSERT(m, space_discard(m->spaces[i], r) == 0);
+	memset(m->space_bytes[i] + flat(r.start.v), 0, r.size);
+	memset(m->seen_bytes[i] + flat(r.start.v), 0, r.size);
 }
 
 static void op_destroy(struct model *m, enum fault_choice faults)
@@ -369,6 +401,7 @@ static const struct {
 	{"read all", 4, op_read_all},
 	{"publish", 10, op_publish},
 	{"reset", 6, op_reset},
+	{"discard", 12, op_discard},
 	{"put image", 3, op_put_image},
 	{"destroy", 7, op_destroy},
 };
@@ -404,6 +437,7 @@ static void model_open(struct model *m, uint64_t pool_bytes)
 	for (unsigned i = 0; i < SPACES; i++) {
 		m->space_bytes[i] = bytes_new();
 		m->base_bytes[i] = bytes_new();
+		m->seen_bytes[i] = bytes_new();
 	}
 	for (unsigned k = 0; k < IMAGES; k++)
 		m->image_bytes[k] = bytes_new();
@@ -415,6 +449,7 @@ static void model_close(struct model *m)
 		space_destroy(m->spaces[i]);
 		free(m->space_bytes[i]);
 		free(m->base_bytes[i]);
+		free(m->seen_bytes[i]);
 	}
 	for (unsigned k = 0; k < IMAGES; k++) {
 		image_put(m->images[k]);

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MIT
+/*
+ * mm/discard.c - a range of a space reads as zero from now on, and its memory is the host's again.
+ *
+ *     OWNED block, whole, uffd path     its frames go back to the pool; EMPTY and armed again
+ *     OWNED, a part, or kernel path     the frames stay the block's, their memory is given back
+ *     SHARED                            zero memory is mapped over the part, private copies go
+ *     EMPTY                             nothing to do
+ *
+ * What the image has there is hidden by a cut (space_internal.h) until the next reset; the frames
+ * stay the image's.
+ *
+ * Once there is room for the cut nothing can fail: where the host refuses a mapping, the pages are
+ * overwritten with zeros instead and keep their memory.
+ */
+#include <string.h>
+
+#include "mm/space_internal.h"
+
+/* Map zero memory over SHARED pages, or overwrite them. */
+static void zero_shared(struct space *s, struct gpa_range r)
+{
+	if (window_map_zero(s, r))
+		memset(window_ptr(s, r.start), 0, r.size);
+}
+
+static void zero_frames(struct space *s, struct block *b, struct gpa_range ram, struct gpa_range r)
+{
+	uint32_t skip = (uint32_t)((r.start.v - ram.start.v) >> MM_PAGE_SHIFT);
+
+	pool_zero(s->pool, (frame_t){b->frame.n + skip}, r.size >> MM_PAGE_SHIFT);
+	b->huge = false;
+}
+
+/* A whole OWNED block on the uffd path. Return: false when the host refuses, nothing changed. */
+static bool give_back(struct space *s, struct block *b, struct gpa_range ram)
+{
+	frame_t f = b->frame;
+
+	if (window_map_zero(s, ram))
+		return false;
+	/* Not armed, it is the kernel's to fill with zeros: as good, only not ours to watch. */
+	*b = (struct block){.state = s->faults->arm(s, ram) ? BLOCK_SHARED : BLOCK_EMPTY};
+	s->owned_frames -= MM_BLOCK_PAGES;
+	pool_unref(s->pool, f);
+	return true;
+}
+
+static void discard_owned(struct space *s, struct block *b, struct gpa_range ram,
+                          struct gpa_range r)
+{
+	bool whole = r.size == ram.size;
+
+	if (!whole || !s->faults->lazy || !give_back(s, b, ram))
+		zero_frames(s, b, ram, r);
+}
+
+/* `r`: pages of SHARED block `b`. What is not decided of it yet is cut, and so will be zero. */
+static void discard_shared(struct space *s, struct block *b, struct gpa_range ram,
+                           struct gpa_range r)
+{
+	uint64_t decided = ram.start.v + ((uint64_t)b->mapped << MM_PAGE_SHIFT);
+
+	if (b->partial)
+		r.size = decided > r.start.v ? min_u64(r.size, decided - r.start.v) : 0;
+	if (r.size > 0)
+		zero_shared(s, r);
+}
+
+/* The part `r` of block `index`. */
+static void discard_part(struct space *s, size_t index, struct gpa_range r)
+{
+	struct block *b = &s->blocks[index];
+	struct gpa_range ram = block_range(s, index);
+
+	switch ((enum block_state)b->state) {
+	case BLOCK_OWNED:
+		discard_owned(s, b, ram, r);
+		break;
+	case BLOCK_SHARED:
+		discard_shared(s, b, ram, r);
+		break;
+	case BLOCK_EMPTY:
+	case BLOCK_LINEAR:
+		break;
+	}
+}
+
+static void discard_blocks(struct space *s, struct gpa_range r)
+{
+	uint64_t end = gpa_range_end(r);
+
+	for (uint64_t at = r.start.v, next; at < end; at = next) {
+		next = min_u64(align_down(at, MM_BLOCK_SIZE) + MM_BLOCK_SIZE, end);
+		discard_part(s, block_index(s, (gpa_t){at}), (struct gpa_range){{at}, next - at});
+	}
+}
+
+int space_discard(struct space *s, struct gpa_range r)
+{
+	int e = space_check_range(s, r);
+
+	if (e)
+		return e;
+	if (s->linear)
+		return -ENOTSUP;
+	lock_take(&s->lock);
+	e = s->holds ? -EBUSY : 0;
+	if (e == 0 && s->image)
+		e = gpa_map_reserve(&s->cut, 1);
+	if (e == 0) {
+		discard_blocks(s, r);
+		if (s->image)
+			gpa_map_set(&s->cut, r.start.v, gpa_range_end(r), 1);
+	}
+	lock_drop(&s->lock);
+	return e;
+}
