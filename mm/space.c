@@ -4,13 +4,11 @@
  */
 #include "mm/space.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "mm/check.h"
-#include "mm/pagemap.h"
 #include "mm/ram.h"
 #include "mm/space_internal.h"
 
@@ -389,20 +387,6 @@ void space_resume(struct space *s, uint64_t limit_frames)
 		s->faults->wake(s, s->ram[i].range);
 }
 
-/* ---- reports ---- */
-
-enum block_state space_block_state(struct space *s, gpa_t a)
-{
-	enum block_state state = BLOCK_EMPTY;
-
-	if (!space_region(s, a))
-		return BLOCK_EMPTY;
-	lock_take(&s->lock);
-	state = (enum block_state)s->blocks[block_index(s, a)].state;
-	lock_drop(&s->lock);
-	return state;
-}
-
 bool space_is_linear(const struct space *s)
 {
 	return s->linear;
@@ -411,144 +395,4 @@ bool space_is_linear(const struct space *s)
 struct image *space_image(const struct space *s)
 {
 	return s->image;
-}
-
-/* Scan each unbroken stretch of SHARED blocks once. */
-int space_private_runs(struct space *s, struct page_runs *out)
-{
-	for (size_t i = 0; i < s->block_count;) {
-		size_t first = i;
-		int r;
-
-		while (i < s->block_count && s->blocks[i].state == BLOCK_SHARED)
-			i++;
-		if (i == first) {
-			i++;
-			continue;
-		}
-		r = pagemap_private((uintptr_t)window_ptr(s, block_gpa(s, first)),
-		                    (uint64_t)(i - first) << MM_BLOCK_SHIFT, PAGEMAP_BEST, out);
-		if (r)
-			return r;
-	}
-	return 0;
-}
-
-/* Pages with data that the image has under block `index` and no cut hides. */
-static uint64_t image_data(const struct space *s, size_t index)
-{
-	struct gpa_range ram = block_range(s, index);
-	uint64_t at = ram.start.v, sum = 0;
-	struct image_piece p;
-
-	while (image_next(s, &at, gpa_range_end(ram), &p))
-		sum += store_data_frames(p.store, p.frame, p.pages);
-	return sum;
-}
-
-/* Pages with data that the image gives this space: all but those under OWNED blocks. */
-static uint64_t count_shared(const struct space *s)
-{
-	size_t count;
-	const struct run *run;
-	uint64_t sum = 0;
-
-	if (!s->image || s->linear)
-		return 0;
-	/* Block by block takes longer, but only so can what is cut be left out. */
-	for (size_t i = 0; s->cut.count > 0 && i < s->block_count; i++)
-		sum += s->blocks[i].state == BLOCK_OWNED ? 0 : image_data(s, i);
-	if (s->cut.count > 0)
-		return sum;
-	run = image_runs(s->image, &count);
-	for (size_t i = 0; i < count; i++)
-		sum += store_data_frames(run[i].store, run[i].frame, run[i].pages);
-	for (size_t i = 0; s->owned_frames > 0 && i < s->block_count; i++)
-		if (s->blocks[i].state == BLOCK_OWNED)
-			sum -= image_data(s, i);
-	return sum;
-}
-
-static void count_owned(const struct space *s, struct space_stats *out)
-{
-	struct owned_run run;
-
-	for (size_t i = 0; next_owned(s, &i, s->block_count, &run);) {
-		out->owned_committed += store_data_frames(pool_store(s->pool), run.frame,
-		                                          run.ram.size >> MM_PAGE_SHIFT);
-		for (size_t k = 0; k < run.count; k++)
-			out->huge_blocks += s->blocks[run.first + k].huge;
-	}
-}
-
-int space_stats(struct space *s, struct space_stats *out)
-{
-	struct page_runs private = {0};
-	int r;
-
-	lock_take(&s->lock);
-	*out = (struct space_stats){
-		.violations = atomic_load_explicit(&s->violations, memory_order_relaxed),
-		.events = atomic_load_explicit(&s->events, memory_order_relaxed),
-		.nomem = atomic_load_explicit(&s->nomems, memory_order_relaxed),
-		.windows = atomic_load_explicit(&s->windows, memory_order_relaxed),
-		.owned_frames = s->owned_frames,
-		.shared_frames = count_shared(s),
-		.fault_path = s->faults->name,
-		.fault_why = s->faults_why,
-	};
-	count_owned(s, out);
-	r = space_private_runs(s, &private);
-	out->private_frames = page_runs_pages(&private);
-	lock_drop(&s->lock);
-	page_runs_fini(&private);
-	return r;
-}
-
-static const char *audit_block(struct space *s, size_t i)
-{
-	const struct block *b = &s->blocks[i];
-	bool linear = s->linear && block_range(s, i).size > 0;
-
-	if (linear != (b->state == BLOCK_LINEAR))
-		return "block is LINEAR and its space is not, or the other way round";
-	switch ((enum block_state)b->state) {
-	case BLOCK_EMPTY:
-		return b->partial || b->mapped || b->huge ? "EMPTY block with traces" : NULL;
-	case BLOCK_LINEAR:
-		return NULL;
-	case BLOCK_SHARED:
-		return b->huge ? "SHARED block claims a huge page" : NULL;
-	case BLOCK_OWNED:
-		if (pool_refs(s->pool, b->frame) != 1)
-			return "OWNED block's frames are not its alone";
-		if (pool_order(s->pool, b->frame) != (int)MM_BLOCK_ORDER ||
-		    !is_aligned(b->frame.n, MM_BLOCK_PAGES))
-			return "OWNED block does not hold one whole 2 MiB block";
-		return NULL;
-	}
-	return "block in no known state";
-}
-
-int space_audit(struct space *s)
-{
-	const char *wrong = NULL;
-	uint64_t owned = 0;
-	size_t i;
-
-	lock_take(&s->lock);
-	for (i = 0; i < s->block_count && !wrong; i++) {
-		wrong = audit_block(s, i);
-		owned += s->blocks[i].state == BLOCK_OWNED ? MM_BLOCK_PAGES : 0;
-	}
-	if (!wrong && owned != s->owned_frames)
-		wrong = "count of owned frames";
-	if (!wrong && (!gpa_map_audit(&s->cut) || (s->cut.count > 0 && !s->image)))
-		wrong = "cuts out of order, or of no image";
-	lock_drop(&s->lock);
-	if (wrong) {
-		fprintf(stderr, "cowslip: space audit: %s (near block %zu)\n", wrong, i);
-		return -EUCLEAN;
-	}
-	return s->image ? image_audit(s->image) : 0;
 }

@@ -232,6 +232,34 @@ enum block_state space_block_state(struct space *s, gpa_t a);
 /* Its memory is the embedder's (space_config.memory). */
 bool space_is_linear(const struct space *s);
 
+/* A run of guest pages of which all the same is true. */
+struct space_mapping {
+	struct gpa_range range; /* never beyond a block's end */
+	enum block_state state;
+	/*
+	 * What a read finds: `frame` of `store` at the start, the next ones behind it. NULL and
+	 * FRAME_NONE: zero memory, a private copy, or the embedder's memory.
+	 */
+	const struct store *store; /* borrowed, as long as the space does not change */
+	frame_t frame;
+	uint64_t page_bytes; /* by which it is filled: 2 MiB or 4 KiB */
+	uint32_t sharers; /* references on the pool block that holds the frame; 0: not in a pool */
+	bool is_private;  /* private copies of SHARED memory */
+};
+
+/*
+ * What is at the page that holds `a`, and as far as it goes on from there. Reads pagemap where
+ * memory is SHARED.
+ * Return: 0; -EFAULT when `a` is not RAM; -ENOMEM, -errno of reading pagemap.
+ */
+int space_query(struct space *s, gpa_t a, struct space_mapping *out);
+
+/*
+ * Walk: the run at *at, or the first above it; *at moves to its end. Start at 0.
+ * Return: 0; -ENOENT when there is no RAM at or above *at; as space_query().
+ */
+int space_next(struct space *s, gpa_t *at, struct space_mapping *out);
+
 /* The image this space is a clone of, borrowed, or NULL. */
 struct image *space_image(const struct space *s);
 

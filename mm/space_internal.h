@@ -2,7 +2,7 @@
 /*
  * mm/space_internal.h - the inside of a space, shared by the files that implement it:
  *
- *     space.c          life cycle, regions, statistics, audit
+ *     space.c          life cycle, regions
  *     window.c         the only mmap calls in a window
  *     violation.c      the one decision function
  *     backend_*.c      how an EMPTY block is filled
@@ -11,6 +11,7 @@
  *     publish.c        a space becomes an image
  *     reset.c          and goes back to it
  *     discard.c        ranges given back
+ *     report.c         state by address, statistics, audit
  */
 #ifndef COWSLIP_MM_SPACE_INTERNAL_H
 #define COWSLIP_MM_SPACE_INTERNAL_H

@@ -95,6 +95,32 @@ static bool block_matches(struct model *m, unsigned i, size_t index)
 	return false;
 }
 
+/* A walk covers all RAM once, and each run says where its bytes are. */
+static void walk(struct model *m, unsigned i)
+{
+	static uint8_t buf[BLOCK];
+	struct space *s = m->spaces[i];
+	struct space_mapping map;
+	gpa_t at = {0};
+	uint64_t sum = 0;
+
+	while (space_next(s, &at, &map) == 0) {
+		const uint8_t *want = m->space_bytes[i] + flat(map.range.start.v);
+
+		MODEL_ASSERT(m, map.state == space_block_state(s, map.range.start));
+		sum += map.range.size;
+		if (map.is_private)
+			memcpy(buf, window_ptr(s, map.range.start), map.range.size);
+		else if (!map.store)
+			memset(buf, 0, map.range.size);
+		else
+			MODEL_ASSERT(m, store_read(map.store, map.frame, map.range.size / PAGE,
+			                           buf) == 0);
+		MODEL_ASSERT(m, memcmp(want, buf, map.range.size) == 0);
+	}
+	MODEL_ASSERT(m, sum == MODEL_BYTES);
+}
+
 static bool reads_match(struct model *m, unsigned i)
 {
 	static uint8_t buf[MODEL_BYTES];
@@ -124,6 +150,8 @@ static void compare(struct model *m)
 		MODEL_ASSERT(m, space_image(m->spaces[i]) == m->base[i]);
 		for (size_t b = 0; b < m->spaces[i]->block_count; b++)
 			MODEL_ASSERT(m, block_matches(m, i, b));
+		if (m->step % 8 == 0)
+			walk(m, i);
 	}
 }
 
