@@ -156,6 +156,7 @@ help:
 	@echo 'make test-nested     the same in the nested machine, which needs no KVM of this host'
 	@echo 'make test-nested-all the same on all kernels and MMUs, and the unit suite too'
 	@echo 'make nested-soak     test-nested 20 times in a row (TIMES=N)'
+	@echo 'make nested-icount   instructions per violation, by fault path and frame size'
 	@echo 'make nested-run      one command there: CMD="cowslip run guest/hello.elf"'
 	@echo 'make lint            format, clang-tidy, gcc and clang warnings, includes: as errors'
 	@echo 'make check-includes  direction of includes; every header compiles alone'
@@ -179,7 +180,8 @@ clean:
 # ---- tests ----
 
 test: deps
-	+@MAKE='$(MAKE)' tests/run.sh includes unit asan tsan kvm kvm@nested-6.1 linux@nested-6.1
+	+@MAKE='$(MAKE)' tests/run.sh includes unit asan tsan kvm kvm@nested-6.1 \
+		linux@nested-6.1 icount@nested-6.1
 test-unit test-asan test-tsan test-kvm test-kvm-asan: test-%: deps
 	+@MAKE='$(MAKE)' tests/run.sh $*
 
@@ -196,7 +198,8 @@ STATIC_RUNNER := tests/tsan_runner.c tests/nested/criterion_log.c
 INIT := build/nested/init
 NESTED_TOOLS := $(INIT) $(B)/static/cowslip guests
 
-.PHONY: nested-run nested-demo nested-soak nested-tests test-nested test-nested-all
+.PHONY: nested-run nested-demo nested-icount nested-soak nested-tools nested-tests
+.PHONY: test-nested test-nested-all
 
 # NESTED: options of tests/nested/run. make itself says "Error N" and exits with 2 for a command
 # that exits with N.
@@ -209,6 +212,11 @@ nested-demo: $(NESTED_TOOLS)
 		--in bench/demo.sh --env 'CLONES=$(or $(CLONES),100)' $(NESTED) -- \
 		sh ./demo.sh /stage/cowslip /stage/guest
 
+# Instructions per violation: the same figures on every machine.
+nested-icount: nested-tools
+	@tests/nested/icount $(B)/static/cowslip
+
+nested-tools: $(NESTED_TOOLS)
 nested-tests: $(NESTED_TOOLS) $(B)/static/kvm $(B)/static/unit
 
 test-nested: deps

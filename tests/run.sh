@@ -3,7 +3,7 @@
 #
 # tests/run.sh - builds and runs the test suites and counts what they say.
 #
-# usage: tests/run.sh [includes|unit|asan|tsan|kvm|kvm-asan|{unit,kvm,linux}@nested-6.1...]...
+# usage: tests/run.sh [includes|unit|asan|tsan|kvm|kvm-asan|{unit,kvm,linux,icount}@nested-6.1...]...
 #        (no names: includes unit asan tsan kvm kvm@nested-6.1 linux@nested-6.1)
 #
 # A suite's counts come from the TAP file its runner wrote, never from its exit status alone.
@@ -196,6 +196,21 @@ run_linux() { # suite: linux@nested-KERNEL
 	count "$1" "$results.tap" $?
 }
 
+# Path lengths: every row of bench/icount.sh against its bound in tests/nested/icount-bounds.
+run_icount() { # suite: icount@nested-KERNEL
+	build "$1" BUILD=release nested-tools || return
+	results=build/test/results/$1
+	mkdir -p build/test/results
+	rm -f "$results".*
+	say "== $1: running in the nested machine"
+	tests/nested/icount build/release/static/cowslip "${1#*@nested-}" >"$results.table" ||
+		{ broke "$1" "it has not run to its end"; return; }
+	cat "$results.table"
+	awk -f tests/nested/icount.awk tests/nested/icount-bounds "$results.table" >"$results.tap"
+	count "$1" "$results.tap" $?
+	grep '^not ok' "$results.tap"
+}
+
 # Without KVM the suite is still built, and the nested machine carries it. Sanitizers do not come
 # along there: a suite that is asked for because of them counts as skipped.
 run_kvm() { # suite, build, program under test
@@ -241,6 +256,7 @@ for name; do
 	kvm-asan) suite_kvm_asan ;;
 	unit@nested-* | kvm@nested-*) run_nested "$name" ;;
 	linux@nested-*) run_linux "$name" ;;
+	icount@nested-*) run_icount "$name" ;;
 	*)
 		sed -n '5,6s/^# //p' "$0" >&2
 		exit 2
