@@ -30,8 +30,9 @@ measure() { # name, options of bench faults...
 	{
 		cycles = $at["walk_us"] * 1000
 		faults = $at["kvm.pf_taken"]
-		printf "%-28s %7d %10d %10s %13s\n", name " " $at["name"], $at["touches"], faults,
-			three(cycles / $at["touches"]), three(cycles / faults)
+		touches = $at["touches"]
+		printf "%-28s %7d %10d %10s %13s\n", name " " $at["name"], touches, faults,
+			three(cycles / touches), three(cycles / faults)
 	}' "$tmp/csv"
 }
 
@@ -42,4 +43,4 @@ measure "fresh write 2m" --rows kernel,uffd --page-size 2m
 measure "fresh random" --rows auto,kernel-4k --pattern random --touches 512
 measure "clone read" --memory clone --access read --rows auto,private-4k,uffd-4k
 measure "clone write" --memory clone --access write --rows auto,private-4k,uffd-4k
-measure "clone random" --memory clone --access write --rows auto,private-4k --pattern random --touches 512
+measure "clone random" --memory clone --rows auto,private-4k --pattern random --touches 512

@@ -3,7 +3,8 @@
 #
 # tests/run.sh - builds and runs the test suites and counts what they say.
 #
-# usage: tests/run.sh [includes|unit|asan|tsan|kvm|kvm-asan|{unit,kvm,linux,icount}@nested-6.1...]...
+# usage: tests/run.sh [includes|unit|asan|tsan|kvm|kvm-asan|
+#                      {unit,kvm,linux,icount}@nested-6.1...]...
 #        (no names: includes unit asan tsan kvm kvm@nested-6.1 linux@nested-6.1)
 #
 # A suite's counts come from the TAP file its runner wrote, never from its exit status alone.
@@ -244,7 +245,8 @@ suite_kvm_asan() {
 	run_kvm kvm-asan asan build/asan/cowslip
 }
 
-[ $# -gt 0 ] || set -- includes unit asan tsan kvm kvm@nested-6.1 linux@nested-6.1
+[ $# -gt 0 ] ||
+	set -- includes unit asan tsan kvm kvm@nested-6.1 linux@nested-6.1 icount@nested-6.1
 suites=$*
 for name; do
 	case $name in
@@ -258,7 +260,7 @@ for name; do
 	linux@nested-*) run_linux "$name" ;;
 	icount@nested-*) run_icount "$name" ;;
 	*)
-		sed -n '5,6s/^# //p' "$0" >&2
+		sed -n '5,7s/^# //p' "$0" >&2
 		exit 2
 		;;
 	esac
