@@ -5,7 +5,7 @@
 #
 # usage: tests/run.sh [includes|unit|asan|tsan|kvm|kvm-asan|
 #                      {unit,kvm,linux,icount}@nested-6.1...]...
-#        (no names: includes unit asan tsan kvm kvm@nested-6.1 linux@nested-6.1)
+#        (no names: all the native ones but kvm-asan, and {kvm,linux,icount}@nested-6.1)
 #
 # A suite's counts come from the TAP file its runner wrote, never from its exit status alone.
 # What cannot be right counts as a failure: a build that breaks, no TAP, fewer results than
