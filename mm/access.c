@@ -75,8 +75,12 @@ int space_hold(struct space *s, gpa_t a, size_t size, enum access access, struct
 		return -EACCES;
 	r = (struct gpa_range){a, min_u64(size, gpa_range_end(region->ram.range) - a.v)};
 	lock_take(&s->lock);
-	s->holds++;
+	e = guard_check(s, r, access);
+	if (e == 0)
+		s->holds++;
 	lock_drop(&s->lock);
+	if (e)
+		return e;
 	*out = (struct hold){window_ptr(s, a), (size_t)r.size, s};
 	e = decide_range(s, r, access);
 	if (e)
@@ -95,15 +99,21 @@ void space_release(struct hold *h)
 	*h = (struct hold){0};
 }
 
-static int check_ram(const struct space *s, gpa_t a, size_t size)
+static int check_access(struct space *s, gpa_t a, size_t size, enum access access)
 {
 	while (size > 0) {
 		const struct region *region = space_region(s, a);
 		uint64_t n;
+		int e;
 
 		if (!region)
 			return -EFAULT;
 		n = min_u64(size, gpa_range_end(region->ram.range) - a.v);
+		lock_take(&s->lock);
+		e = guard_check(s, (struct gpa_range){a, n}, access);
+		lock_drop(&s->lock);
+		if (e)
+			return e;
 		size -= n;
 		a.v += n;
 	}
@@ -115,7 +125,7 @@ static int copy(struct space *s, gpa_t a, void *to, const void *from, size_t siz
 {
 	enum access access = to ? ACCESS_READ : ACCESS_WRITE;
 	size_t done = 0;
-	int e = check_ram(s, a, size);
+	int e = check_access(s, a, size, access);
 
 	while (e == 0 && done < size) {
 		struct hold h;

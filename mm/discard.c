@@ -14,14 +14,19 @@
  * overwritten with zeros instead and keep their memory.
  */
 #include <string.h>
+#include <sys/mman.h>
 
 #include "mm/space_internal.h"
 
-/* Map zero memory over SHARED pages, or overwrite them. */
+/* Map zero memory over SHARED pages, or overwrite them; what is unmapped nobody will see. */
 static void zero_shared(struct space *s, struct gpa_range r)
 {
-	if (window_map_zero(s, r))
+	if (window_map_zero(s, r) == 0)
+		return;
+	if (guard_is_rw(s, r.start.v, gpa_range_end(r)))
 		memset(window_ptr(s, r.start), 0, r.size);
+	else
+		(void)madvise(window_ptr(s, r.start), r.size, MADV_DONTNEED);
 }
 
 static void zero_frames(struct space *s, struct block *b, struct gpa_range ram, struct gpa_range r)
@@ -86,7 +91,7 @@ static void discard_part(struct space *s, size_t index, struct gpa_range r)
 	}
 }
 
-static void discard_blocks(struct space *s, struct gpa_range r)
+void discard_range(struct space *s, struct gpa_range r)
 {
 	uint64_t end = gpa_range_end(r);
 
@@ -94,6 +99,8 @@ static void discard_blocks(struct space *s, struct gpa_range r)
 		next = min_u64(align_down(at, MM_BLOCK_SIZE) + MM_BLOCK_SIZE, end);
 		discard_part(s, block_index(s, (gpa_t){at}), (struct gpa_range){{at}, next - at});
 	}
+	if (s->image)
+		gpa_map_set(&s->cut, r.start.v, end, 1);
 }
 
 int space_discard(struct space *s, struct gpa_range r)
@@ -105,14 +112,11 @@ int space_discard(struct space *s, struct gpa_range r)
 	if (s->linear)
 		return -ENOTSUP;
 	lock_take(&s->lock);
-	e = s->holds ? -EBUSY : 0;
+	e = s->holds ? -EBUSY : guard_check(s, r, ACCESS_WRITE);
 	if (e == 0 && s->image)
 		e = gpa_map_reserve(&s->cut, 1);
-	if (e == 0) {
-		discard_blocks(s, r);
-		if (s->image)
-			gpa_map_set(&s->cut, r.start.v, gpa_range_end(r), 1);
-	}
+	if (e == 0)
+		discard_range(s, r);
 	lock_drop(&s->lock);
 	return e;
 }

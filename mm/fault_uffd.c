@@ -107,7 +107,7 @@ static void uffd_wake(struct space *s, struct gpa_range r)
 }
 
 /* Pages that are there already stop the call with EEXIST: step over them one by one. */
-static int uffd_fill_zero(struct space *s, struct gpa_range r)
+static int fill_mapping(struct space *s, struct gpa_range r)
 {
 	uint64_t at = range_hva(s, r), end = at + r.size;
 
@@ -125,6 +125,19 @@ static int uffd_fill_zero(struct space *s, struct gpa_range r)
 			return -errno;
 	}
 	return 0;
+}
+
+/* The call takes no range with several mappings in it, and each protection has one. */
+static int uffd_fill_zero(struct space *s, struct gpa_range r)
+{
+	uint64_t end = gpa_range_end(r);
+	int e = 0;
+
+	for (uint64_t at = r.start.v, stop; e == 0 && at < end; at = stop) {
+		(void)guard_get(s, at, end, &stop);
+		e = fill_mapping(s, (struct gpa_range){{at}, stop - at});
+	}
+	return e;
 }
 
 static struct violation to_violation(const struct space *s, const struct uffd_msg *m)

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mm/check.h"
 #include "mm/pagemap.h"
 #include "mm/space_internal.h"
 
@@ -171,7 +172,8 @@ static bool own_scrappy_blocks(struct space *s, const struct plan *p)
 		while (run < p->private.count &&
 		       gpa_range_end(run_range(s, &p->private.run[run])) <= ram.start.v)
 			run++;
-		if (b->state == BLOCK_SHARED && !b->partial && is_scrappy(s, p, ram, run) &&
+		if (b->state == BLOCK_SHARED && !b->partial && ram.size > 0 &&
+		    guard_is_rw(s, ram.start.v, gpa_range_end(ram)) && is_scrappy(s, p, ram, run) &&
 		    pool_free_frames(s->pool) >= need)
 			owned |= own_block(s, b, p, run) == 0;
 	}
@@ -209,6 +211,29 @@ static int new_pack(struct space *s, struct plan *p)
 	return 0;
 }
 
+/*
+ * Out of the window, also where it may not be read: opened for as long as it takes, with the guest
+ * stopped. Return: 0 or -errno of opening it.
+ */
+static int copy_private(struct space *s, struct gpa_range r, uint8_t *to)
+{
+	uint64_t end = gpa_range_end(r);
+
+	for (uint64_t at = r.start.v, stop; at < end; at = stop) {
+		enum protection p = guard_get(s, at, end, &stop);
+		struct gpa_range part = {{at}, stop - at};
+		bool closed = !(guard_permits(p) & ACCESS_READ);
+		int e = closed ? window_protect(s, part, PROTECT_RO) : 0;
+
+		if (e)
+			return e;
+		memcpy(to + (at - r.start.v), window_ptr(s, part.start), part.size);
+		if (closed)
+			CHECK(window_protect(s, part, p) == 0);
+	}
+	return 0;
+}
+
 /* Copy the private pages of `r` into packs; one extent for each pack they touch. */
 static int pack(struct space *s, struct plan *p, struct gpa_range r)
 {
@@ -220,8 +245,10 @@ static int pack(struct space *s, struct plan *p, struct gpa_range r)
 		if (e)
 			return e;
 		n = (uint32_t)min_u64(r.size >> MM_PAGE_SHIFT, p->left);
-		memcpy(pool_frame_ptr(s->pool, p->next), window_ptr(s, r.start),
-		       (size_t)n << MM_PAGE_SHIFT);
+		e = copy_private(s, (struct gpa_range){r.start, (uint64_t)n << MM_PAGE_SHIFT},
+		                 pool_frame_ptr(s->pool, p->next));
+		if (e)
+			return e;
 		packed = (struct extent){r.start, n, p->next, pool_store(s->pool)};
 		e = add_extent(&p->image, packed);
 		if (e == 0)
@@ -337,7 +364,7 @@ static int protect_owned(struct space *s)
 		                           pool_store(s->pool), run.frame);
 
 		if (r) {
-			window_remap_owned(s, run.first);
+			window_remap_owned(s, run.first + run.count);
 			return r;
 		}
 	}

@@ -90,16 +90,19 @@ int space_query(struct space *s, gpa_t a, struct space_mapping *out)
 {
 	const struct region *region = space_region(s, a);
 	uint64_t start = align_down(a.v, MM_PAGE_SIZE), end;
+	enum protection protection;
 	int r;
 
 	if (!region)
 		return -EFAULT;
 	end = min_u64(gpa_range_end(region->ram.range),
 	              align_down(start, MM_BLOCK_SIZE) + MM_BLOCK_SIZE);
+	protection = space_protection(s, (gpa_t){start}, end, &end);
 	*out = (struct space_mapping){
 		.range = {{start}, end - start},
 		.frame = FRAME_NONE,
 		.page_bytes = MM_PAGE_SIZE,
+		.protection = protection,
 	};
 	lock_take(&s->lock);
 	r = describe(s, out);
@@ -218,6 +221,17 @@ int space_stats(struct space *s, struct space_stats *out)
 	return r;
 }
 
+/* A part of the block is protected otherwise than the rest. */
+static bool guard_mixed(const struct space *s, size_t i)
+{
+	struct gpa_range ram = block_range(s, i);
+	uint64_t end = gpa_range_end(ram), stop = end;
+
+	if (ram.size > 0)
+		(void)guard_get(s, ram.start.v, end, &stop);
+	return stop != end;
+}
+
 static const char *audit_block(struct space *s, size_t i)
 {
 	const struct block *b = &s->blocks[i];
@@ -227,6 +241,8 @@ static const char *audit_block(struct space *s, size_t i)
 		return "block is LINEAR and its space is not, or the other way round";
 	switch ((enum block_state)b->state) {
 	case BLOCK_EMPTY:
+		if (guard_mixed(s, i))
+			return "EMPTY block with several protections";
 		return b->partial || b->mapped || b->huge ? "EMPTY block with traces" : NULL;
 	case BLOCK_LINEAR:
 		return NULL;
@@ -258,6 +274,8 @@ int space_audit(struct space *s)
 		wrong = "count of owned frames";
 	if (!wrong && (!gpa_map_audit(&s->cut) || (s->cut.count > 0 && !s->image)))
 		wrong = "cuts out of order, or of no image";
+	if (!wrong && !gpa_map_audit(&s->guard))
+		wrong = "protections out of order";
 	lock_drop(&s->lock);
 	if (wrong) {
 		fprintf(stderr, "cowslip: space audit: %s (near block %zu)\n", wrong, i);

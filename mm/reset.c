@@ -38,6 +38,15 @@ static bool keeps_frames(const struct space *s)
 	return !s->faults->lazy && !s->image;
 }
 
+/*
+ * Blocks become EMPTY and armed. With protections in the space they become SHARED instead, because
+ * a block with several must not be EMPTY.
+ */
+static bool rearms(const struct space *s)
+{
+	return s->faults->lazy && s->guard.count == 0;
+}
+
 /* The window shows what lies beneath the run: the image, or nothing yet. Return: 0 or -errno. */
 static int uncover(struct space *s, const struct owned_run *run)
 {
@@ -46,7 +55,7 @@ static int uncover(struct space *s, const struct owned_run *run)
 
 	if (r)
 		return r;
-	if (s->faults->lazy)
+	if (rearms(s))
 		return s->faults->arm(s, run->ram);
 	return image_map(s, run->ram.start.v, gpa_range_end(run->ram), &reached);
 }
@@ -70,7 +79,7 @@ static int uncover_owned(struct space *s)
 /* Nothing maps them any more. */
 static void give_back(struct space *s)
 {
-	uint8_t state = s->faults->lazy ? BLOCK_EMPTY : BLOCK_SHARED;
+	uint8_t state = rearms(s) ? BLOCK_EMPTY : BLOCK_SHARED;
 
 	for (size_t i = 0; s->owned_frames > 0 && i < s->block_count; i++) {
 		struct block *b = &s->blocks[i];
@@ -126,6 +135,25 @@ static int copy_back(struct space *s, uint64_t start, uint64_t end)
 	return 0;
 }
 
+/* The same where pages may not be written: opened for as long as it takes. */
+static int copy_back_opened(struct space *s, uint64_t start, uint64_t end)
+{
+	int r = 0;
+
+	for (uint64_t stop; r == 0 && start < end; start = stop) {
+		enum protection p = guard_get(s, start, end, &stop);
+		struct gpa_range part = {{start}, stop - start};
+
+		r = p == PROTECT_RW ? 0 : window_protect(s, part, PROTECT_RW);
+		if (r)
+			return r;
+		r = copy_back(s, start, stop);
+		if (p != PROTECT_RW)
+			CHECK(window_protect(s, part, p) == 0);
+	}
+	return r;
+}
+
 static int drop(const struct page_run *run)
 {
 	return madvise((void *)run->start, run->pages << MM_PAGE_SHIFT, MADV_DONTNEED) < 0 ? -errno
@@ -137,9 +165,9 @@ static int restore_run(struct space *s, const struct page_run *run, bool keep)
 	uint64_t start = space_gpa(s, (hva_t){run->start}).v;
 	uint64_t end = start + (run->pages << MM_PAGE_SHIFT);
 
-	if (keep)
+	if (keep && guard_is_rw(s, start, end))
 		return copy_back(s, start, end) ? drop(run) : 0;
-	return drop(run) ? copy_back(s, start, end) : 0;
+	return drop(run) ? copy_back_opened(s, start, end) : 0;
 }
 
 /* Goes on behind a run that could not be restored. Return: 0 or the first -errno. */
@@ -166,7 +194,8 @@ static int reserve_cuts(struct space *s)
 	for (size_t i = 0; i < s->cut.count; i++)
 		parts += block_index(s, (gpa_t){s->cut.span[i].end - 1}) -
 		         block_index(s, (gpa_t){s->cut.span[i].start}) + 1;
-	return parts ? gpa_map_reserve(&s->cut, 2 * parts) : 0;
+	parts = 2 * parts + s->guard.count;
+	return parts ? gpa_map_reserve(&s->cut, parts) : 0;
 }
 
 /* Map what the image has of [at, end), all of it on zero memory now. Return: 0 or -errno. */
@@ -201,9 +230,20 @@ static int uncut_part(struct space *s, uint64_t start, uint64_t end)
 	gpa_map_set(&s->cut, start, end, 0);
 	if (b->state != BLOCK_SHARED || to <= start || map_pieces(s, start, to) == 0)
 		return 0;
-	r = copy_back(s, start, to);
+	r = copy_back_opened(s, start, to);
 	gpa_map_set(&s->cut, start, to, 1);
 	return r;
+}
+
+/* What has been unmapped stays so, whatever the image has there. */
+static void cut_unmapped(struct space *s)
+{
+	for (size_t i = 0; s->image && i < s->guard.count; i++) {
+		const struct gpa_span *span = &s->guard.span[i];
+
+		if (span->value == PROTECT_UNMAPPED)
+			gpa_map_set(&s->cut, span->start, span->end, 1);
+	}
 }
 
 /* Return: 0 or the first -errno. */
@@ -223,6 +263,7 @@ static int uncut_all(struct space *s)
 			first = first ? first : r;
 		}
 	}
+	cut_unmapped(s);
 	return first;
 }
 

@@ -360,6 +360,7 @@ void space_destroy(struct space *s)
 	if (s->blocks)
 		munmap(s->blocks, blocks_bytes(s));
 	gpa_map_fini(&s->cut);
+	gpa_map_fini(&s->guard);
 	image_put(s->image);
 	pool_put(s->pool);
 	lock_fini(&s->lock);

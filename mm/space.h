@@ -155,7 +155,7 @@ enum outcome space_violation(struct space *s, struct violation v);
 
 /*
  * Copy between the caller's buffer and guest memory, through the violation path. Crosses blocks
- * and regions that touch; nothing is copied unless the whole range is RAM.
+ * and regions that touch; nothing is copied unless the whole range is RAM and permits it.
  * Return: 0; -EFAULT when any byte is not RAM; -EACCES when denied; -ENOMEM when NOMEM (what
  * lies before the block that could not be had may have been copied).
  */
@@ -164,7 +164,8 @@ int space_write(struct space *s, gpa_t to, const void *from, size_t size);
 
 /*
  * A pinned, contiguous run of guest memory. While any is held, space_publish(), space_reset()
- * and space_discard() fail with -EBUSY.
+ *, space_discard(), space_protect() and space_unmap() fail with
+ * -EBUSY.
  */
 struct hold {
 	void *ptr;
@@ -204,11 +205,44 @@ int space_reset(struct space *s);
  * [r) reads as zero from now on, until written again; its memory is the host's again, and whole
  * blocks' frames the pool's where the uffd path hands them out. Any part of a block will do. The
  * guest may run: what it writes there meanwhile may be lost. A reset brings the image back.
- * Return: 0; -EINVAL when `r` is not whole pages; -EFAULT when any of it is not RAM; -EBUSY while
- * holds are out; -ENOTSUP when the memory is the embedder's; -ENOMEM (host memory): nothing
- * changed.
+ * Return: 0; -EINVAL when `r` is not whole pages; -EFAULT when any of it is not RAM; -EACCES when
+ * any may not be written; -EBUSY while holds are out; -ENOTSUP when the memory is the embedder's;
+ * -ENOMEM (host memory): nothing changed.
  */
 int space_discard(struct space *s, struct gpa_range r);
+
+/* What may be done with a page. Read-write unless said otherwise. */
+enum protection {
+	PROTECT_RW = 0,
+	PROTECT_RO,       /* reading and executing: stage 2 tells them apart nowhere we run */
+	PROTECT_NONE,     /* RAM, but every access is DENIED */
+	PROTECT_UNMAPPED, /* by space_unmap(): no RAM any more, MMIO */
+};
+
+/*
+ * Give [r) protection `p` (not UNMAPPED), whatever it had. Contents stay; so does the protection,
+ * whatever is published, reset or discarded. The VMM's own accesses are bound by it too. In KVM a
+ * guest's access that the window refuses ends KVM_RUN without saying where: make memory slots after
+ * space_protection() (vm_protect() does).
+ * Return: 0; -EINVAL when `r` is not whole pages; -EFAULT when any of it is not RAM; -EBUSY while
+ * holds are out; -ENOTSUP when the memory is the embedder's; -ENOMEM (host memory, mappings;
+ * frames, because a block of which a part is protected gets its own). On failure nothing changed,
+ * but blocks at either end may have been given their frames.
+ */
+int space_protect(struct space *s, struct gpa_range r, enum protection p);
+
+/*
+ * [r) is no RAM any more: discarded, and an access finds MMIO. For good: a reset does not bring it
+ * back. An image published later has RAM there, zero.
+ * Return: as space_protect().
+ */
+int space_unmap(struct space *s, struct gpa_range r);
+
+/*
+ * What holds at `a`, and in *stop how far: at most to `limit`, which lies above. `a` is RAM, or was
+ * before space_unmap().
+ */
+enum protection space_protection(struct space *s, gpa_t a, uint64_t limit, uint64_t *stop);
 
 /* Raise (or lower) the limit and let vCPUs that wait on NOMEM try again. 0 keeps the limit. */
 void space_resume(struct space *s, uint64_t limit_frames);
@@ -245,6 +279,7 @@ struct space_mapping {
 	uint64_t page_bytes; /* by which it is filled: 2 MiB or 4 KiB */
 	uint32_t sharers; /* references on the pool block that holds the frame; 0: not in a pool */
 	bool is_private;  /* private copies of SHARED memory */
+	enum protection protection;
 };
 
 /*

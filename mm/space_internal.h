@@ -11,6 +11,7 @@
  *     publish.c        a space becomes an image
  *     reset.c          and goes back to it
  *     discard.c        ranges given back
+ *     protect.c        permissions, ranges taken away
  *     report.c         state by address, statistics, audit
  */
 #ifndef COWSLIP_MM_SPACE_INTERNAL_H
@@ -77,6 +78,7 @@ struct space {
 	/* Guarded by `lock`. */
 	struct image *image;  /* what SHARED and EMPTY blocks read; may be NULL */
 	struct gpa_map cut;   /* 1: discarded, the image is not to be seen there */
+	struct gpa_map guard; /* enum protection */
 	struct block *blocks; /* [block_count] */
 	uint64_t limit_frames;
 	uint64_t owned_frames;
@@ -128,6 +130,42 @@ struct owned_run {
  */
 bool next_owned(const struct space *s, size_t *at, size_t end, struct owned_run *out);
 
+/* ---- protect.c ---- */
+
+/* The protection at `at`, and how far it reaches. Lock held. */
+static inline enum protection guard_get(const struct space *s, uint64_t at, uint64_t limit,
+                                        uint64_t *stop)
+{
+	return (enum protection)gpa_map_get(&s->guard, at, limit, stop);
+}
+
+/* The set of enum access it permits. */
+static inline unsigned guard_permits(enum protection p)
+{
+	if (p == PROTECT_RW)
+		return ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC;
+	return p == PROTECT_RO ? ACCESS_READ | ACCESS_EXEC : 0;
+}
+
+/* All of [start, end) is read-write. Lock held. */
+static inline bool guard_is_rw(const struct space *s, uint64_t start, uint64_t end)
+{
+	uint64_t stop;
+
+	return guard_get(s, start, end, &stop) == PROTECT_RW && stop == end;
+}
+
+/*
+ * Lock held. Return: 0; -EFAULT when any of `r`, RAM, has been unmapped; -EACCES when any forbids
+ * `access`.
+ */
+int guard_check(const struct space *s, struct gpa_range r, enum access access);
+
+/* ---- discard.c ---- */
+
+/* `r` reads as zero from now on. Lock held, room for a cut made. */
+void discard_range(struct space *s, struct gpa_range r);
+
 /* Return: 0; -EINVAL when `r` is not whole pages; -EFAULT when any byte of it is not RAM. */
 int space_check_range(const struct space *s, struct gpa_range r);
 
@@ -144,8 +182,9 @@ int window_reserve(struct space *s, void *memory);
 void window_release(struct space *s);
 
 /*
- * Map pool frames shared, so that the guest's writes land in them. Return: 0 or -errno; old mapping
- * kept.
+ * Map pool frames shared, so that the guest's writes land in them. Here and below each page gets
+ * the permissions the guard says. Return: 0 or -errno, then the old mapping is kept; of a range
+ * with several permissions, which takes several calls, a part may have been mapped.
  */
 int window_map_owned(struct space *s, struct gpa_range r, frame_t frame);
 
@@ -161,6 +200,12 @@ int window_map_private(struct space *s, gpa_t a, uint64_t pages, const struct st
 
 /* Back to zero memory. Return: as above. */
 int window_map_zero(struct space *s, struct gpa_range r);
+
+/*
+ * The mappings of `r` permit what `p` does from now on; until then they permit what the guard says.
+ * Return: 0, or -errno and nothing changed.
+ */
+int window_protect(struct space *s, struct gpa_range r, enum protection p);
 
 static inline void *window_ptr(const struct space *s, gpa_t a)
 {

@@ -32,6 +32,15 @@ static int decide(struct space *s, const struct region *region, struct violation
 	return 0;
 }
 
+/* Lock held. Return: as decide(); -EFAULT, -EACCES: the guard forbids it. */
+static int resolve(struct space *s, const struct region *region, struct violation v,
+                   struct gpa_range *done)
+{
+	int r = guard_check(s, (struct gpa_range){v.gpa, 1}, v.access);
+
+	return r ? r : decide(s, region, v, done);
+}
+
 enum outcome violation_resolve(struct space *s, struct violation v, struct gpa_range *done)
 {
 	const struct region *region = space_region(s, v.gpa);
@@ -43,13 +52,17 @@ enum outcome violation_resolve(struct space *s, struct violation v, struct gpa_r
 	if (((unsigned)v.access & region->permits) != (unsigned)v.access)
 		return OUTCOME_DENIED;
 	lock_take(&s->lock);
-	r = decide(s, region, v, done);
+	r = resolve(s, region, v, done);
 	lock_drop(&s->lock);
 	switch (r) {
 	case 0:
 		return OUTCOME_RESOLVED;
 	case -EAGAIN:
 		return OUTCOME_RETRY;
+	case -EFAULT:
+		return OUTCOME_MMIO;
+	case -EACCES:
+		return OUTCOME_DENIED;
 	default:
 		atomic_fetch_add_explicit(&s->nomems, 1, memory_order_relaxed);
 		return OUTCOME_NOMEM;

@@ -13,22 +13,66 @@
 #include "mm/check.h"
 #include "mm/space_internal.h"
 
-static int map_fixed(struct space *s, struct gpa_range r, int prot, int flags, int fd,
-                     uint64_t offset)
+static const int prots[] = {
+	[PROTECT_RW] = PROT_READ | PROT_WRITE,
+	[PROTECT_RO] = PROT_READ,
+	[PROTECT_NONE] = PROT_NONE,
+	[PROTECT_UNMAPPED] = PROT_NONE,
+};
+
+/* One call for each stretch with the same permissions. */
+static int map_fixed(struct space *s, struct gpa_range r, int flags, int fd, uint64_t offset)
 {
-	void *want = window_ptr(s, r.start);
+	uint64_t end = gpa_range_end(r);
 
 	CHECK(!s->linear);
-	if (mmap(want, r.size, prot, flags | MAP_FIXED | MAP_NORESERVE, fd, (off_t)offset) ==
-	    MAP_FAILED)
-		return -errno;
-	atomic_fetch_add_explicit(&s->windows, 1, memory_order_relaxed);
+	for (uint64_t at = r.start.v, stop; at < end; offset += stop - at, at = stop) {
+		int prot = prots[guard_get(s, at, end, &stop)];
+
+		if (mmap(window_ptr(s, (gpa_t){at}), stop - at, prot,
+		         flags | MAP_FIXED | MAP_NORESERVE, fd, (off_t)offset) == MAP_FAILED)
+			return -errno;
+		atomic_fetch_add_explicit(&s->windows, 1, memory_order_relaxed);
+	}
+	return 0;
+}
+
+/* What the guard says of [at, end), again. Makes no mapping that was not there: cannot fail. */
+static void unprotect(struct space *s, uint64_t at, uint64_t end)
+{
+	for (uint64_t stop; at < end; at = stop) {
+		int prot = prots[guard_get(s, at, end, &stop)];
+
+		CHECK(mprotect(window_ptr(s, (gpa_t){at}), stop - at, prot) == 0);
+	}
+}
+
+int window_protect(struct space *s, struct gpa_range r, enum protection p)
+{
+	uint64_t end = gpa_range_end(r);
+
+	/* A hole between regions is not to be touched, and has no permissions to change. */
+	for (size_t i = 0; i < s->region_count; i++) {
+		struct gpa_range ram = s->ram[i].range;
+		uint64_t from = max_u64(ram.start.v, r.start.v);
+		uint64_t to = min_u64(gpa_range_end(ram), end);
+		int e;
+
+		if (from >= to)
+			continue;
+		if (mprotect(window_ptr(s, (gpa_t){from}), to - from, prots[p]) == 0)
+			continue;
+		e = -errno;
+		/* It may have come half way. */
+		unprotect(s, r.start.v, to);
+		return e;
+	}
 	return 0;
 }
 
 int window_map_owned(struct space *s, struct gpa_range r, frame_t frame)
 {
-	return map_fixed(s, r, PROT_READ | PROT_WRITE, MAP_SHARED, pool_store(s->pool)->fd,
+	return map_fixed(s, r, MAP_SHARED, pool_store(s->pool)->fd,
 	                 (uint64_t)frame.n << MM_PAGE_SHIFT);
 }
 
@@ -49,13 +93,12 @@ int window_map_private(struct space *s, gpa_t a, uint64_t pages, const struct st
 {
 	struct gpa_range r = {a, pages << MM_PAGE_SHIFT};
 
-	return map_fixed(s, r, PROT_READ | PROT_WRITE, MAP_PRIVATE, store->fd,
-	                 (uint64_t)frame.n << MM_PAGE_SHIFT);
+	return map_fixed(s, r, MAP_PRIVATE, store->fd, (uint64_t)frame.n << MM_PAGE_SHIFT);
 }
 
 int window_map_zero(struct space *s, struct gpa_range r)
 {
-	int e = map_fixed(s, r, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int e = map_fixed(s, r, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	/* A page touched is a page given: a host set to "always" would give 2 MiB for each. */
 	if (e == 0)

@@ -17,6 +17,7 @@ static const struct {
 	int error;
 } calls[INJECT_CALLS] = {
 	[INJECT_MMAP] = {"mmap", ENOMEM},
+	[INJECT_MPROTECT] = {"mprotect", ENOMEM},
 	[INJECT_MADVISE] = {"madvise", ENOMEM},
 	[INJECT_FALLOCATE] = {"fallocate", ENOSPC},
 	[INJECT_MALLOC] = {"malloc", ENOMEM},
@@ -136,6 +137,13 @@ int __wrap_munmap(void *at, size_t size)
 	if (watching())
 		atomic_fetch_add(&reached[INJECT_MUNMAP], 1);
 	return __real_munmap(at, size);
+}
+
+int __real_mprotect(void *at, size_t size, int prot);
+int __wrap_mprotect(void *at, size_t size, int prot);
+int __wrap_mprotect(void *at, size_t size, int prot)
+{
+	return step(INJECT_MPROTECT) ? -1 : __real_mprotect(at, size, prot);
 }
 
 int __real_madvise(void *at, size_t size, int advice);

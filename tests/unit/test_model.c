@@ -41,6 +41,7 @@ struct model {
 	uint8_t *space_bytes[SPACES];
 	uint8_t *base_bytes[SPACES]; /* what that image holds */
 	uint8_t *seen_bytes[SPACES]; /* the same, less what has been discarded */
+	uint8_t *guard[SPACES];      /* enum protection, a byte for each page */
 	uint8_t *image_bytes[IMAGES];
 	unsigned done, refused; /* operations that did something; that ran out of frames */
 };
@@ -68,6 +69,26 @@ static size_t flat(uint64_t gpa)
 	return (size_t)(gpa < HIGH ? gpa : gpa - HIGH + LOW_PAGES * PAGE);
 }
 
+/* Of the page that holds `gpa`. */
+static enum protection guard_at(const struct model *m, unsigned i, uint64_t gpa)
+{
+	return (enum protection)m->guard[i][flat(gpa) / PAGE];
+}
+
+/* What the first page of [r) that does not permit `access` makes of it: 0, -EACCES, -EFAULT. */
+static int refusal(const struct model *m, unsigned i, struct gpa_range r, enum access access)
+{
+	for (uint64_t at = align_down(r.start.v, PAGE); at < gpa_range_end(r); at += PAGE) {
+		enum protection p = guard_at(m, i, at);
+
+		if (p == PROTECT_UNMAPPED)
+			return -EFAULT;
+		if ((unsigned)access & ~guard_permits(p))
+			return -EACCES;
+	}
+	return 0;
+}
+
 /* --- comparing ------------------------------------------------------------------------------- */
 
 static bool block_matches(struct model *m, unsigned i, size_t index)
@@ -88,7 +109,12 @@ static bool block_matches(struct model *m, unsigned i, size_t index)
 			return false;
 		return memcmp(want, buf, r.size) == 0;
 	case BLOCK_SHARED:
-		return memcmp(want, window_ptr(s, r.start), r.size) == 0;
+		for (uint64_t at = 0; at < r.size; at += PAGE)
+			if (!refusal(m, i, (struct gpa_range){{r.start.v + at}, PAGE},
+			             ACCESS_READ) &&
+			    memcmp(want + at, window_ptr(s, (gpa_t){r.start.v + at}), PAGE))
+				return false;
+		return true;
 	case BLOCK_LINEAR:
 		break;
 	}
@@ -108,7 +134,10 @@ static void walk(struct model *m, unsigned i)
 		const uint8_t *want = m->space_bytes[i] + flat(map.range.start.v);
 
 		MODEL_ASSERT(m, map.state == space_block_state(s, map.range.start));
+		MODEL_ASSERT(m, map.protection == guard_at(m, i, map.range.start.v));
 		sum += map.range.size;
+		if (map.is_private && !(guard_permits(map.protection) & ACCESS_READ))
+			continue;
 		if (map.is_private)
 			memcpy(buf, window_ptr(s, map.range.start), map.range.size);
 		else if (!map.store)
@@ -128,12 +157,15 @@ static bool reads_match(struct model *m, unsigned i)
 
 	for (unsigned k = 0; k < REGIONS; k++) {
 		struct gpa_range r = m->ram[k].range;
+		int want = refusal(m, i, r, ACCESS_READ);
 		int e = space_read(s, r.start, buf + flat(r.start.v), r.size);
 
-		if (e == -ENOMEM)
+		if (e == -ENOMEM && !want)
 			return true;
-		if (e)
+		if (e != want)
 			return false;
+		if (e)
+			memcpy(buf + flat(r.start.v), m->space_bytes[i] + flat(r.start.v), r.size);
 	}
 	return memcmp(buf, m->space_bytes[i], MODEL_BYTES) == 0;
 }
@@ -150,7 +182,7 @@ static void compare(struct model *m)
 		MODEL_ASSERT(m, space_image(m->spaces[i]) == m->base[i]);
 		for (size_t b = 0; b < m->spaces[i]->block_count; b++)
 			MODEL_ASSERT(m, block_matches(m, i, b));
-		if (m->step % 8 == 0)
+		if (m->step % 32 == 0)
 			walk(m, i);
 	}
 }
@@ -196,6 +228,7 @@ static void new_in_slot(struct model *m, unsigned i, struct image *image, const 
 		return;
 	}
 	m->base[i] = image;
+	memset(m->guard[i], PROTECT_RW, MODEL_BYTES / PAGE);
 	if (bytes) {
 		memcpy(m->space_bytes[i], bytes, MODEL_BYTES);
 		memcpy(m->base_bytes[i], bytes, MODEL_BYTES);
@@ -266,6 +299,10 @@ static void op_host_write(struct model *m, enum fault_choice faults)
 		return;
 	random_bytes(m, buf, r.size);
 	e = space_write(m->spaces[i], r.start, buf, r.size);
+	if (refusal(m, i, r, ACCESS_WRITE)) {
+		MODEL_ASSERT(m, e == refusal(m, i, r, ACCESS_WRITE));
+		return;
+	}
 	MODEL_ASSERT(m, e == 0 || e == -ENOMEM);
 	if (e == 0)
 		memcpy(m->space_bytes[i] + flat(r.start.v), buf, r.size);
@@ -277,8 +314,19 @@ static void op_host_write(struct model *m, enum fault_choice faults)
 static void guest_byte(struct model *m, unsigned i, uint64_t gpa, uint8_t value)
 {
 	struct space *s = m->spaces[i];
+	enum outcome o = space_violation(s, (struct violation){{gpa}, ACCESS_WRITE});
 
-	if (space_violation(s, (struct violation){{gpa}, ACCESS_WRITE}) != OUTCOME_RESOLVED) {
+	switch (refusal(m, i, (struct gpa_range){{gpa}, 1}, ACCESS_WRITE)) {
+	case -EFAULT:
+		MODEL_ASSERT(m, o == OUTCOME_MMIO);
+		return;
+	case -EACCES:
+		MODEL_ASSERT(m, o == OUTCOME_DENIED);
+		return;
+	default:
+		break;
+	}
+	if (o != OUTCOME_RESOLVED) {
 		m->refused++;
 		return;
 	}
@@ -316,6 +364,8 @@ static void op_guest_read(struct model *m, enum fault_choice faults)
 	if (i == SPACES || space_block_state(m->spaces[i], r.start) == BLOCK_EMPTY)
 		return;
 	r.size = min_u64(r.size, BLOCK - (r.start.v & (BLOCK - 1)));
+	if (refusal(m, i, r, ACCESS_READ))
+		return;
 	MODEL_ASSERT(m, memcmp(window_ptr(m->spaces[i], r.start),
 	                       m->space_bytes[i] + flat(r.start.v), r.size) == 0);
 }
@@ -372,7 +422,10 @@ static void op_reset(struct model *m, enum fault_choice faults)
 		return;
 	MODEL_ASSERT(m, space_reset(m->spaces[i]) == 0);
 	memcpy(m->space_bytes[i], m->base_bytes[i], MODEL_BYTES);
-	memcpy(m->seen_bytes[i], m->base_bytes[i], MODEL_BYTES);
+	for (size_t page = 0; page < MODEL_BYTES / PAGE; page++)
+		if (m->guard[i][page] == PROTECT_UNMAPPED)
+			memset(m->space_bytes[i] + page * PAGE, 0, PAGE);
+	memcpy(m->seen_bytes[i], m->space_bytes[i], MODEL_BYTES);
 }
 
 /* Whole pages inside one region; sometimes whole blocks, or all of it. */
@@ -398,7 +451,50 @@ static void op_discard(struct model *m, enum fault_choice faults)
 	(void)faults;
 	if (i == SPACES)
 		return;
-	MODEL_ASSERT(m, space_discard(m->spaces[i], r) == 0);
+	MODEL_ASSERT(m, space_discard(m->spaces[i], r) == refusal(m, i, r, ACCESS_WRITE));
+	if (refusal(m, i, r, ACCESS_WRITE))
+		return;
+	memset(m->space_bytes[i] + flat(r.start.v), 0, r.size);
+	memset(m->seen_bytes[i] + flat(r.start.v), 0, r.size);
+}
+
+/* Mostly back to read-write, so that something can still be done with it. */
+static void op_protect(struct model *m, enum fault_choice faults)
+{
+	static const enum protection kinds[] = {PROTECT_RW, PROTECT_RW, PROTECT_RW,
+	                                        PROTECT_RO, PROTECT_RO, PROTECT_NONE};
+	unsigned i = pick_space(m, true);
+	enum protection p = kinds[below(m, sizeof(kinds) / sizeof(kinds[0]))];
+	struct gpa_range r = p == PROTECT_RW ? m->ram[below(m, 2)].range : random_pages(m);
+	int e;
+
+	(void)faults;
+	if (i == SPACES)
+		return;
+	e = space_protect(m->spaces[i], r, p);
+	if (refusal(m, i, r, (enum access)0) || e) {
+		MODEL_ASSERT(m, e == (refusal(m, i, r, (enum access)0) ? -EFAULT : -ENOMEM));
+		return;
+	}
+	memset(m->guard[i] + flat(r.start.v) / PAGE, (int)p, r.size / PAGE);
+}
+
+static void op_unmap(struct model *m, enum fault_choice faults)
+{
+	unsigned i = pick_space(m, true);
+	struct gpa_range r = random_pages(m);
+	int e;
+
+	(void)faults;
+	if (i == SPACES)
+		return;
+	r.size = min_u64(r.size, 16 * PAGE);
+	e = space_unmap(m->spaces[i], r);
+	if (refusal(m, i, r, (enum access)0) || e) {
+		MODEL_ASSERT(m, e == (refusal(m, i, r, (enum access)0) ? -EFAULT : -ENOMEM));
+		return;
+	}
+	memset(m->guard[i] + flat(r.start.v) / PAGE, PROTECT_UNMAPPED, r.size / PAGE);
 	memset(m->space_bytes[i] + flat(r.start.v), 0, r.size);
 	memset(m->seen_bytes[i] + flat(r.start.v), 0, r.size);
 }
@@ -430,6 +526,8 @@ static const struct {
 	{"publish", 10, op_publish},
 	{"reset", 6, op_reset},
 	{"discard", 12, op_discard},
+	{"protect", 8, op_protect},
+	{"unmap", 1, op_unmap},
 	{"put image", 3, op_put_image},
 	{"destroy", 7, op_destroy},
 };
@@ -466,6 +564,7 @@ static void model_open(struct model *m, uint64_t pool_bytes)
 		m->space_bytes[i] = bytes_new();
 		m->base_bytes[i] = bytes_new();
 		m->seen_bytes[i] = bytes_new();
+		m->guard[i] = bytes_new();
 	}
 	for (unsigned k = 0; k < IMAGES; k++)
 		m->image_bytes[k] = bytes_new();
@@ -478,6 +577,7 @@ static void model_close(struct model *m)
 		free(m->space_bytes[i]);
 		free(m->base_bytes[i]);
 		free(m->seen_bytes[i]);
+		free(m->guard[i]);
 	}
 	for (unsigned k = 0; k < IMAGES; k++) {
 		image_put(m->images[k]);
