@@ -120,7 +120,7 @@ GUESTS := $(GUEST_PROGRAMS:%=$(G)/%.elf)
 # ---- what people ask for ----
 
 .PHONY: all cowslip libs guests unit-tests kvm-tests tests
-.PHONY: demo test test-unit test-asan test-tsan test-kvm test-kvm-asan
+.PHONY: demo bench test test-unit test-asan test-tsan test-kvm test-kvm-asan
 .PHONY: lint lint-format lint-shape lint-tidy lint-gcc lint-clang tidy format
 .PHONY: check-includes check-lists
 .PHONY: deps deps-lint deps-bench clean help
@@ -144,9 +144,14 @@ demo: all $(B)/tests/kvm_probe
 		$(MAKE) --no-print-directory nested-demo; \
 	fi
 
+# The standard set: build/bench/report.md. On a host whose KVM is the one to be measured.
+bench: all deps-bench
+	@bench/standard.sh build/cowslip build/bench
+
 help:
 	@echo 'make [all]           build/cowslip, build/guest/*.elf, libmm.a and libcowslip.a'
 	@echo 'make demo            forks a hundred clones of a warm guest and prints what it cost'
+	@echo 'make bench           the standard measurements; writes build/bench/report.md'
 	@echo 'make test            all test suites; the last line is "N passed, N failed"'
 	@echo 'make test-unit       unit suite, release flags with assertions on'
 	@echo 'make test-asan       unit suite under AddressSanitizer and UBSan'
@@ -179,7 +184,7 @@ clean:
 
 # ---- tests ----
 
-test: deps
+test: deps deps-bench
 	+@MAKE='$(MAKE)' tests/run.sh includes unit asan tsan kvm kvm@nested-6.1 \
 		linux@nested-6.1 icount@nested-6.1
 test-unit test-asan test-tsan test-kvm test-kvm-asan: test-%: deps

@@ -33,6 +33,8 @@ int bench_take_output(struct bench_output *o, int key, const char *arg)
 	case BENCH_KEY_CSV:
 		o->csv |= !arg;
 		return arg ? take_file(&o->csv_file, "--csv", arg) : 0;
+	case BENCH_KEY_MARKDOWN:
+		return take_file(&o->markdown_file, "--markdown", arg);
 	case BENCH_KEY_PLOT:
 		return take_file(&o->plot_file, "--plot", arg);
 	case BENCH_KEY_COMPARE:
@@ -121,6 +123,8 @@ int bench_output_open(struct bench_output *o, const json_t *doc)
 	if (e == 0)
 		e = open_file(&o->csv_file);
 	if (e == 0)
+		e = open_file(&o->markdown_file);
+	if (e == 0)
 		e = open_file(&o->plot_file);
 	return e;
 }
@@ -136,6 +140,7 @@ void bench_output_close(struct bench_output *o)
 {
 	close_file(&o->json_file);
 	close_file(&o->csv_file);
+	close_file(&o->markdown_file);
 	close_file(&o->plot_file);
 	json_decref(o->before);
 	o->before = NULL;
@@ -228,6 +233,8 @@ int bench_output_put(struct bench_output *o, json_t *doc)
 	if (put_file(&o->json_file, doc, REPORT_JSON))
 		e = -EIO;
 	if (put_file(&o->csv_file, doc, REPORT_CSV))
+		e = -EIO;
+	if (put_file(&o->markdown_file, doc, REPORT_MARKDOWN))
 		e = -EIO;
 	if (put_plot(&o->plot_file, doc))
 		e = -EIO;

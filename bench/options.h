@@ -4,7 +4,7 @@
  * goes, which guest program runs, how much memory there may be.
  *
  *     stdout       the tables; or the document (--json), or CSV (--csv), and then nothing else
- *     --json=FILE, --csv=FILE, --plot FILE      as well, whole or not at all
+ *     --json=FILE, --csv=FILE, --markdown FILE, --plot FILE     as well, whole or not at all
  *     --compare OLD.json    what changed, behind the tables (on stderr when stdout has data)
  *
  * Everything that can be known to be wrong is, before the run starts. Part of the command line: it
@@ -27,6 +27,7 @@
 enum bench_key {
 	BENCH_KEY_JSON = CLI_KEY_OWN,
 	BENCH_KEY_CSV,
+	BENCH_KEY_MARKDOWN,
 	BENCH_KEY_PLOT,
 	BENCH_KEY_COMPARE,
 	BENCH_KEY_GUEST,
@@ -46,6 +47,7 @@ enum bench_key {
 	         OPTION_ARG_OPTIONAL,                                                              \
 	         "Print a line per row, or write them to FILE as well",                            \
 	         8},                                                                               \
+		{"markdown", BENCH_KEY_MARKDOWN, "FILE", 0, "Write the tables as Markdown", 8},    \
 		{"plot", BENCH_KEY_PLOT, "FILE", 0, "Draw it, as SVG (wants gnuplot)", 8},         \
 		{"compare",                                                                        \
 	         BENCH_KEY_COMPARE,                                                                \
@@ -68,7 +70,7 @@ struct bench_file {
 /* Zeroed: tables on stdout. */
 struct bench_output {
 	bool json, csv; /* on stdout */
-	struct bench_file json_file, csv_file, plot_file;
+	struct bench_file json_file, csv_file, markdown_file, plot_file;
 	const char *compare;
 	json_t *before; /* what to compare with */
 	const char *guest;
