@@ -400,6 +400,7 @@ static int end_status(const struct run_command *r, uint64_t number, const struct
 	case VM_READY:
 	case VM_FORK:
 	case VM_KICKED:
+	case VM_DENIED:
 	case VM_FAILED:
 		break;
 	}

@@ -146,6 +146,7 @@ static void run_vm(struct family *f, struct vm *vm, struct vm_report *report)
 		case VM_CRASHED:
 		case VM_TIMEOUT:
 		case VM_NOMEM:
+		case VM_DENIED:
 		case VM_FAILED:
 			return;
 		}

@@ -120,9 +120,20 @@ static void serve_bell(struct vcpu *v)
 	v->pending = true;
 }
 
+/* Needs no claim: nothing is open that another vCPU's event could get in the way of. */
+static void post_denied(struct vcpu *v, gpa_t at, enum access access)
+{
+	post(v, VM_DENIED, -EACCES);
+	v->report.gpa = at;
+	v->report.access = access;
+	say(v, "guest %s at 0x%" PRIx64 ": its memory's protection forbids it",
+	    access == ACCESS_WRITE ? "write" : "read", at.v);
+}
+
 /*
- * KVM's emulator takes RAM that it could not reach at once, because the access had to wait for a
- * frame and a kick came first, for a device. It is RAM all the same.
+ * KVM's emulator takes RAM for a device that it could not reach at once, because the access had to
+ * wait for a frame and a kick came first; and RAM in no slot, or a read-only one, because it is
+ * protected. It is RAM all the same.
  */
 static void access_ram(struct vcpu *v)
 {
@@ -134,6 +145,10 @@ static void access_ram(struct vcpu *v)
 
 	if (r == 0 || r == -EFAULT)
 		return;
+	if (r == -EACCES) {
+		post_denied(v, at, run->mmio.is_write ? ACCESS_WRITE : ACCESS_READ);
+		return;
+	}
 	post(v, VM_FAILED, r);
 	say(v, "guest access at 0x%" PRIx64 ": %s", at.v, strerror(-r));
 }

@@ -2,9 +2,9 @@
 /*
  * vmm/vm.c - life cycle of a VM: make, boot, snapshot, clone, destroy.
  *
- * Memory slots are set once, when the VM is made: one for each region of RAM, each the whole
- * region's stretch of the window. What backs the window may change (that is mm/'s business);
- * the slots never do.
+ * Memory slots are set when the VM is made: one for each region of RAM, each the whole region's
+ * stretch of the window. What backs the window may change (that is mm/'s business); the slots do
+ * only when memory is protected (vm_slots.c).
  */
 #include "vmm/vm.h"
 
@@ -179,21 +179,6 @@ int vm_memory_size(const struct vm_config *c, uint64_t *out, struct vm_error *er
 	return 0;
 }
 
-static int make_slots(struct vm *vm, struct vm_error *err)
-{
-	size_t count;
-	const struct ram_region *ram = space_ram(vm->space, &count);
-
-	for (unsigned i = 0; i < count; i++) {
-		int r = kvm_set_slot(vm->fd, i, ram[i].range.start.v, ram[i].range.size,
-		                     space_hva(vm->space, ram[i].range.start).v, 0);
-
-		if (r)
-			return fail(err, r, "memory slot %u: %s", i, strerror(-r));
-	}
-	return 0;
-}
-
 static int make_vcpu(struct vm *vm, unsigned index, struct vm_error *err)
 {
 	struct vcpu *v = &vm->vcpus[index];
@@ -343,7 +328,7 @@ static int make_machine(struct vm *vm, const struct vm_config *c, struct vm_erro
 	if (r == 0)
 		r = make_space(vm, c, err);
 	if (r == 0)
-		r = make_slots(vm, err);
+		r = vm_lay_slots(vm, err);
 	if (r == 0)
 		r = make_devices(vm, &c->mailbox, err);
 	if (r == 0)

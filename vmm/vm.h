@@ -96,6 +96,8 @@ enum vm_event {
 	VM_TIMEOUT, /* the deadline passed; vm_run() would go on */
 	VM_KICKED,  /* vm_kick(); vm_run() goes on */
 	VM_NOMEM,   /* no frame for a violation; text. space_resume(), then vm_run() tries again */
+	VM_DENIED,  /* an access that vm_protect() forbids; gpa, access, text. vm_run() would go on:
+	               the write is dropped, the read finds all ones */
 	VM_FAILED,  /* KVM or the host failed; text */
 };
 
@@ -103,6 +105,8 @@ struct vm_report {
 	enum vm_event event;
 	unsigned vcpu;
 	int code;               /* VM_EXITED: 0..255; VM_FAILED: -errno */
+	gpa_t gpa;              /* VM_DENIED */
+	enum access access;     /* VM_DENIED: ACCESS_READ or ACCESS_WRITE */
 	char text[VM_TEXT_MAX]; /* one line or a few, without the last newline; may be empty */
 };
 
@@ -187,6 +191,16 @@ int vm_snapshot(struct vm *vm, struct image **out, struct vm_error *err);
  * is as before. -errno of KVM or of answering: it can only be reset again or destroyed.
  */
 int vm_reset(struct vm *vm, uint64_t number, const char *arg, struct vm_error *err);
+
+/*
+ * What the stopped guest may do with a range of its RAM, whole pages of it, from now on: anything,
+ * read and execute, nothing; UNMAPPED takes it away for good (space_unmap), and an access there is
+ * one to no device. A forbidden access is VM_DENIED, with vCPU and address. The library's own
+ * accesses are bound by it too: a doorbell request in such a range is a crash of the guest.
+ * Return: 0; -ENOTSUP where KVM has no read-only slots; -ENOSPC when its slots are used up; as
+ * space_protect(), then nothing changed; -errno of KVM: the VM can only be destroyed.
+ */
+int vm_protect(struct vm *vm, struct gpa_range range, enum protection p, struct vm_error *err);
 
 /*
  * After VM_FORK: tell the guest the child's number (1..INT32_MAX) or -errno. Without it the

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * vmm/vm_internal.h - the inside of a VM, shared by vm.c (life cycle), vm_reset.c (back to the
- * image), vcpu.c (running), vmstate.c (saved state) and kvm_stats.c (KVM's counters).
+ * image), vm_slots.c (memory slots), vcpu.c (running), vmstate.c (saved state) and kvm_stats.c (KVM's
+ * counters).
  */
 #ifndef COWSLIP_VMM_VM_INTERNAL_H
 #define COWSLIP_VMM_VM_INTERNAL_H
@@ -56,7 +57,8 @@ struct vm {
 	struct space *space;
 	int fd; /* -1: none */
 	unsigned cpu_count;
-	bool irqchip; /* an interrupt controller in KVM: an operating system's machine */
+	unsigned slots; /* memory slots in use, 0..slots-1; the owner's alone */
+	bool irqchip;   /* an interrupt controller in KVM: an operating system's machine */
 	struct vcpu *vcpus;
 	struct bus ports, mmio;
 	uint64_t number;
@@ -123,6 +125,14 @@ int vm_answer(struct vm *vm, int32_t result);
  * own. Return: 0; as vmstate_restore() and vm_answer(), then the VM must not run.
  */
 int vm_restore(struct vm *vm, const struct image *image, struct vm_error *err);
+
+/* ---- vm_slots.c ---- */
+
+/*
+ * Memory slots after what RAM permits, instead of those there are. vCPUs stopped. Return: 0 or
+ * -errno of KVM.
+ */
+int vm_lay_slots(struct vm *vm, struct vm_error *err);
 
 /* ---- vmstate.c ---- */
 

@@ -75,6 +75,7 @@ static enum clone_end end_of(enum vm_event e)
 	case VM_FORK:
 	case VM_KICKED:
 	case VM_NOMEM:
+	case VM_DENIED:
 	case VM_FAILED:
 		break;
 	}
