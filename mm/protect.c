@@ -41,8 +41,7 @@ int guard_check(const struct space *s, struct gpa_range r, enum access access)
 	return 0;
 }
 
-/* Bring block `index` to where no violation maps anything in it. Return: 0; -ENOMEM. */
-static int decide_whole(struct space *s, size_t index)
+int space_decide_block(struct space *s, size_t index)
 {
 	struct block *b = &s->blocks[index];
 	struct gpa_range ram = block_range(s, index), done;
@@ -66,9 +65,9 @@ static int decide_edges(struct space *s, struct gpa_range r)
 	int e = 0;
 
 	if (head.start.v < r.start.v || gpa_range_end(head) > end)
-		e = decide_whole(s, first);
+		e = space_decide_block(s, first);
 	if (e == 0 && last != first && gpa_range_end(tail) > end)
-		e = decide_whole(s, last);
+		e = space_decide_block(s, last);
 	return e;
 }
 

@@ -211,6 +211,15 @@ int space_reset(struct space *s);
  */
 int space_discard(struct space *s, struct gpa_range r);
 
+/*
+ * Memory behind all of [r) now: own frames filled, the image's pages mapped for reading, the
+ * embedder's memory filled by the host. Contents stay. The guest may run.
+ * Return: 0; -EINVAL when `r` is not whole pages; -EFAULT when any of it is not RAM; -ENOMEM
+ * (frames, limit, host memory, mappings): no block has frames that it had not before; -errno of
+ * MADV_POPULATE_READ or _WRITE.
+ */
+int space_populate(struct space *s, struct gpa_range r);
+
 /* What may be done with a page. Read-write unless said otherwise. */
 enum protection {
 	PROTECT_RW = 0,

@@ -11,6 +11,7 @@
  *     publish.c        a space becomes an image
  *     reset.c          and goes back to it
  *     discard.c        ranges given back
+ *     populate.c       memory behind a range now
  *     protect.c        permissions, ranges taken away
  *     report.c         state by address, statistics, audit
  */
@@ -160,6 +161,9 @@ static inline bool guard_is_rw(const struct space *s, uint64_t start, uint64_t e
  * `access`.
  */
 int guard_check(const struct space *s, struct gpa_range r, enum access access);
+
+/* Bring block `index` to where no violation maps anything in it. Lock held. Return: 0; -ENOMEM. */
+int space_decide_block(struct space *s, size_t index);
 
 /* ---- discard.c ---- */
 

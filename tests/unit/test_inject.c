@@ -495,6 +495,13 @@ static int act_protect(struct env *e)
 	return x;
 }
 
+/* Parts of two blocks and all of a third. */
+static int act_populate(struct env *e)
+{
+	return space_populate(e->s[1] ? e->s[1] : e->s[0],
+	                      (struct gpa_range){{99 * PAGE}, 1200 * PAGE});
+}
+
 static int act_with_state(struct env *e)
 {
 	return image_with_state(e->image, "other", 6, &e->out);
@@ -612,6 +619,19 @@ static const struct scenario scenarios[] = {
          .meets = MET(OPEN) | MET(IOCTL) | MET(MADVISE)},
 	{"publish: with protections, kernel", KERNEL, build_protected, act_publish, .least = 15,
          .meets = MET(OPEN) | MET(IOCTL) | MET(REALLOC) | MET(MALLOC) | MET(MMAP)},
+	{"populate: fresh, uffd", UFFD, build_fresh, act_populate, .least = 6, .may_retire = true,
+         .meets = MET(CALLOC) | MET(FALLOCATE) | MET(MADVISE) | MET(MMAP)},
+	{"populate: fresh 4K, uffd", UFFD, build_fresh, act_populate, .least = 6,
+         .may_retire = true, .page_size = PAGE_SIZE_4K,
+         .meets = MET(CALLOC) | MET(FALLOCATE) | MET(MMAP)},
+	{"populate: clusters, uffd", UFFD, build_clusters, act_populate, .least = 6,
+         .may_retire = true, .meets = MET(CALLOC) | MET(FALLOCATE) | MET(MADVISE) | MET(MMAP)},
+	{"populate: written, kernel", KERNEL, build_written, act_populate, .least = 4,
+         .meets = MET(CALLOC) | MET(FALLOCATE)},
+	{"populate: private, kernel", KERNEL, build_private, act_populate, .least = 4,
+         .meets = MET(CALLOC) | MET(MADVISE)},
+	{"populate: image, uffd", UFFD, build_clone, act_populate, .least = 8, .may_retire = true,
+         .meets = MET(CALLOC) | MET(MADVISE) | MET(MMAP) | MET(IOCTL)},
 	{"image_with_state", KERNEL, build_image, act_with_state, .least = 4,
          .meets = MET(CALLOC) | MET(MALLOC)},
 };
@@ -678,6 +698,11 @@ Test(inject, discard)
 Test(inject, protect)
 {
 	run_named("protect");
+}
+
+Test(inject, populate)
+{
+	run_named("populate");
 }
 
 Test(inject, image_with_state)

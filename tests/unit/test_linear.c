@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * tests/unit/test_linear.c - spaces over memory of the embedder's: where what lies, what is refused,
- * and that nothing is ever mapped there or unmapped.
+ * tests/unit/test_linear.c - spaces over memory of the embedder's: where what lies, what is
+ * refused, and that nothing is ever mapped there or unmapped.
  */
 #include <criterion/criterion.h>
 #include <string.h>

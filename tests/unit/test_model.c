@@ -479,6 +479,28 @@ static void op_protect(struct model *m, enum fault_choice faults)
 	memset(m->guard[i] + flat(r.start.v) / PAGE, (int)p, r.size / PAGE);
 }
 
+static void op_populate(struct model *m, enum fault_choice faults)
+{
+	unsigned i = pick_space(m, true);
+	struct gpa_range r = random_pages(m);
+	int e;
+
+	(void)faults;
+	if (i == SPACES)
+		return;
+	e = space_populate(m->spaces[i], r);
+	if (refusal(m, i, r, (enum access)0)) {
+		MODEL_ASSERT(m, e == -EFAULT);
+		return;
+	}
+	MODEL_ASSERT(m, e == 0 || e == -ENOMEM);
+	m->refused += e != 0;
+	if (e)
+		return;
+	for (uint64_t at = r.start.v; at < gpa_range_end(r); at += PAGE)
+		MODEL_ASSERT(m, space_block_state(m->spaces[i], (gpa_t){at}) != BLOCK_EMPTY);
+}
+
 static void op_unmap(struct model *m, enum fault_choice faults)
 {
 	unsigned i = pick_space(m, true);
@@ -527,6 +549,7 @@ static const struct {
 	{"reset", 6, op_reset},
 	{"discard", 12, op_discard},
 	{"protect", 8, op_protect},
+	{"populate", 3, op_populate},
 	{"unmap", 1, op_unmap},
 	{"put image", 3, op_put_image},
 	{"destroy", 7, op_destroy},

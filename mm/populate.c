@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: MIT
+/*
+ * mm/populate.c - memory behind a range now, instead of when it is touched: all of it or none.
+ *
+ *     EMPTY            gets frames, filled; where an image has something, becomes SHARED
+ *     OWNED            the frames it has are filled
+ *     SHARED           the image's pages are mapped for reading; copies stay the guest's to make
+ *     LINEAR           the host is asked to fill the embedder's mapping
+ *
+ * Frames for EMPTY blocks are taken and filled first and mapped last. Where any step fails those
+ * blocks are EMPTY again and their frames the pool's; zeros brought into OWNED blocks stay.
+ */
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "mm/space_internal.h"
+
+/* An EMPTY block that is to have frames. */
+struct fresh {
+	size_t index;
+	frame_t frame;
+	bool huge;
+};
+
+struct plan {
+	struct fresh *fresh;
+	size_t count;
+};
+
+/* The part of block `index` in `r`. */
+static struct gpa_range part_of(const struct space *s, size_t index, struct gpa_range r)
+{
+	struct gpa_range ram = block_range(s, index);
+	uint64_t start = max_u64(ram.start.v, r.start.v);
+	uint64_t end = min_u64(gpa_range_end(ram), gpa_range_end(r));
+
+	return (struct gpa_range){{start}, end - start};
+}
+
+static bool is_fresh(const struct space *s, size_t index)
+{
+	struct gpa_range ram = block_range(s, index);
+	uint64_t at = ram.start.v;
+	struct image_piece p;
+
+	return s->blocks[index].state == BLOCK_EMPTY && !image_next(s, &at, gpa_range_end(ram), &p);
+}
+
+static int fill_frames(struct space *s, frame_t f, struct gpa_range ram, struct gpa_range part)
+{
+	uint32_t skip = (uint32_t)((part.start.v - ram.start.v) >> MM_PAGE_SHIFT);
+
+	return pool_fill(s->pool, (frame_t){f.n + skip}, (uint32_t)(part.size >> MM_PAGE_SHIFT));
+}
+
+/* Take frames for block `index` and fill `part` of them. Return: 0 or -errno, none taken. */
+static int take_fresh(struct space *s, size_t index, struct gpa_range part, struct fresh *out)
+{
+	struct gpa_range ram = block_range(s, index);
+	bool want_huge = part.size == MM_BLOCK_SIZE &&
+	                 space_region(s, ram.start)->ram.page_size != PAGE_SIZE_4K;
+	int r;
+
+	out->index = index;
+	r = alloc_reserve(s, &s->blocks[index], &out->frame);
+	if (r)
+		return r;
+	out->huge = want_huge && pool_collapse(s->pool, out->frame) == 0;
+	r = out->huge ? 0 : fill_frames(s, out->frame, ram, part);
+	if (r) {
+		pool_unref(s->pool, out->frame);
+		return r;
+	}
+	/* Counted now, so that the limit holds for all of them. */
+	s->owned_frames += MM_BLOCK_PAGES;
+	return 0;
+}
+
+/* Let the image be seen in the part, and map what can be read. Return: 0 or -errno. */
+static int fill_shared(struct space *s, size_t index, struct gpa_range part)
+{
+	uint64_t end = gpa_range_end(part);
+	int r = space_decide_block(s, index);
+
+	for (uint64_t at = part.start.v, stop; r == 0 && at < end; at = stop) {
+		enum protection p = guard_get(s, at, end, &stop);
+
+		if ((guard_permits(p) & ACCESS_READ) &&
+		    madvise(window_ptr(s, (gpa_t){at}), stop - at, MADV_POPULATE_READ) < 0)
+			r = -errno;
+	}
+	return r;
+}
+
+/* All that may fail but mapping what is new. Return: 0 or -errno. */
+static int fill_block(struct space *s, struct plan *plan, size_t index, struct gpa_range part)
+{
+	const struct block *b = &s->blocks[index];
+	int r;
+
+	if (is_fresh(s, index)) {
+		r = take_fresh(s, index, part, &plan->fresh[plan->count]);
+		plan->count += r == 0;
+		return r;
+	}
+	if (b->state == BLOCK_OWNED)
+		return b->huge ? 0 : fill_frames(s, b->frame, block_range(s, index), part);
+	return fill_shared(s, index, part);
+}
+
+/* The k-th is mapped. Back to EMPTY; where the host refuses that it stays OWNED. */
+static void unmap_fresh(struct space *s, const struct fresh *f)
+{
+	struct gpa_range ram = block_range(s, f->index);
+
+	if (window_map_zero(s, ram))
+		return;
+	s->blocks[f->index] =
+		(struct block){.state = s->faults->arm(s, ram) ? BLOCK_SHARED : BLOCK_EMPTY};
+	s->owned_frames -= MM_BLOCK_PAGES;
+	pool_unref(s->pool, f->frame);
+}
+
+/* Frames that are not mapped go back. */
+static void drop_fresh(struct space *s, const struct plan *plan, size_t from)
+{
+	for (size_t k = from; k < plan->count; k++) {
+		s->owned_frames -= MM_BLOCK_PAGES;
+		pool_unref(s->pool, plan->fresh[k].frame);
+	}
+}
+
+/* Return: 0, or -errno and all undone. */
+static int map_fresh(struct space *s, const struct plan *plan)
+{
+	for (size_t k = 0; k < plan->count; k++) {
+		const struct fresh *f = &plan->fresh[k];
+		int r = window_map_owned(s, block_range(s, f->index), f->frame);
+
+		if (r) {
+			drop_fresh(s, plan, k);
+			while (k-- > 0)
+				unmap_fresh(s, &plan->fresh[k]);
+			return r;
+		}
+		s->blocks[f->index] =
+			(struct block){.frame = f->frame, .state = BLOCK_OWNED, .huge = f->huge};
+	}
+	return 0;
+}
+
+/* Lock held. */
+static int populate(struct space *s, struct gpa_range r)
+{
+	size_t first = block_index(s, r.start);
+	size_t last = block_index(s, (gpa_t){gpa_range_end(r) - 1});
+	struct plan plan = {.fresh = calloc(last - first + 1, sizeof(*plan.fresh))};
+	int e = plan.fresh ? guard_check(s, r, (enum access)0) : -ENOMEM;
+
+	for (size_t i = first; e == 0 && i <= last; i++)
+		e = fill_block(s, &plan, i, part_of(s, i, r));
+	if (e)
+		drop_fresh(s, &plan, 0);
+	else
+		e = map_fresh(s, &plan);
+	free(plan.fresh);
+	return e;
+}
+
+int space_populate(struct space *s, struct gpa_range r)
+{
+	int e = space_check_range(s, r);
+
+	if (e)
+		return e;
+	if (s->linear)
+		return madvise(window_ptr(s, r.start), r.size, MADV_POPULATE_WRITE) < 0 ? -errno
+		                                                                        : 0;
+	lock_take(&s->lock);
+	e = populate(s, r);
+	lock_drop(&s->lock);
+	if (e == 0)
+		s->faults->wake(s, r);
+	return e;
+}
