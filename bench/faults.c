@@ -23,13 +23,14 @@
 #include "bench/report.h"
 #include "vmm/console.h"
 
-#define DEFAULT_SIZE   (UINT64_C(64) << 20)
-#define DEFAULT_REPEAT 5u
-#define MOST_LINKS     100u
-#define MOST_ROWS      16u
-#define TIMEOUT_NS     UINT64_C(600000000000) /* of one walk */
-#define OWN_MEMORY     (UINT64_C(64) << 20)   /* this program's, beside guests' */
-#define ACCOUNTED_SLIP 0.05                   /* between histograms and the whole walk */
+#define DEFAULT_SIZE     (UINT64_C(64) << 20)
+#define DEFAULT_REPEAT   5u
+#define MOST_LINKS       100u
+#define MOST_ROWS        16u
+#define TIMEOUT_NS       UINT64_C(600000000000) /* of one walk */
+#define OWN_MEMORY       (UINT64_C(64) << 20)   /* this program's, beside guests' */
+#define OFF_CPU_TOO_LONG 0.10                   /* share of a walk */
+#define ACCOUNTED_SLIP   0.05                   /* between histograms and the whole walk */
 
 struct faults {
 	/* As asked for. */
@@ -490,6 +491,19 @@ static int warn_of_huge(const struct faults *f, const struct faults_row *r)
 	                   r->kind->name, f->host.thp);
 }
 
+/* A guest that waits for nobody, and yet does not run all the time, shares its CPU. */
+static int warn_of_neighbours(const struct faults *f, const struct faults_row *r)
+{
+	double share = sample_spread(&r->off_cpu).median;
+
+	if (share <= OFF_CPU_TOO_LONG || sample_spread(&r->events).median > 0)
+		return 0;
+	return report_warn(f->doc,
+	                   "%s: the guest had no CPU for %.0f %% of the walk; other programs' time "
+	                   "is in this figure, and in all others",
+	                   r->kind->name, share * 100);
+}
+
 /* The times of single touches must add up to the walk, else one of the two clocks is wrong. */
 static int warn_of_accounts(const struct faults *f, const struct faults_row *r)
 {
@@ -514,6 +528,8 @@ static int finish(struct faults *f)
 		e = row ? report_add_row(f->doc, row) : -ENOMEM;
 		if (e == 0)
 			e = warn_of_huge(f, r);
+		if (e == 0)
+			e = warn_of_neighbours(f, r);
 		if (e == 0)
 			e = warn_of_accounts(f, r);
 	}

@@ -66,6 +66,13 @@ static double accounted(const struct memwalk_result *g, uint64_t touches)
 	return cycles / ((double)g->walk_cycles * g->cpus);
 }
 
+static double off_cpu(const struct walk_result *w)
+{
+	if (w->cpu_ns >= w->wall_ns)
+		return 0;
+	return 1 - (double)w->cpu_ns / (double)w->wall_ns;
+}
+
 int faults_row_add(struct faults_row *r, const struct walk_result *w, uint64_t size, bool clone)
 {
 	const struct memwalk_result *g = &w->guest;
@@ -93,6 +100,8 @@ int faults_row_add(struct faults_row *r, const struct walk_result *w, uint64_t s
 		{&r->prepare_us, prepare_us},
 		{&r->walk_us, walk_us},
 		{&r->wall_us, (double)w->wall_ns / 1e3},
+		{&r->off_cpu, off_cpu(w)},
+		{&r->cpu_us_per_page, (double)w->cpu_ns / 1e3 / (double)r->touches},
 		{&r->accounted, accounted(g, r->touches)},
 	};
 
@@ -209,18 +218,22 @@ static int set_counts(json_t *row, const struct faults_row *r)
 
 static int set_times(json_t *row, const struct faults_row *r)
 {
+	const struct {
+		const char *key;
+		const struct sample *s;
+	} medians[] = {
+		{"prepare_us", &r->prepare_us}, {"walk_us", &r->walk_us},
+		{"wall_us", &r->wall_us},       {"off_cpu", &r->off_cpu},
+		{"accounted", &r->accounted},
+	};
 	int e = set_spread(row, "us_per_page", &r->us_per_page);
 
 	if (e == 0)
 		e = set_spread(row, "pages_per_s", &r->pages_per_s);
 	if (e == 0)
-		e = set(row, "prepare_us", json_real(sample_spread(&r->prepare_us).median));
-	if (e == 0)
-		e = set(row, "walk_us", json_real(sample_spread(&r->walk_us).median));
-	if (e == 0)
-		e = set(row, "wall_us", json_real(sample_spread(&r->wall_us).median));
-	if (e == 0)
-		e = set(row, "accounted", json_real(sample_spread(&r->accounted).median));
+		e = set_spread(row, "cpu_us_per_page", &r->cpu_us_per_page);
+	for (size_t i = 0; e == 0 && i < sizeof(medians) / sizeof(medians[0]); i++)
+		e = set(row, medians[i].key, json_real(sample_spread(medians[i].s).median));
 	return e;
 }
 

@@ -15,6 +15,17 @@
  *                   again   a page touched before in this walk; its first write after reads may
  *                           fault once more
  *
+ * Beside what bench/report.h names, a row of the document has
+ *
+ *     walk_us, wall_us   the walk by the guest's clock and by the host's, which also sees the two
+ *                   records' way out
+ *     off_cpu       share of the walk in which no thread of this process ran, less what several ran
+ *                   at once: other programs' time, and that of waking a handler
+ *     cpu_us_per_page    CPU time of all threads during the walk / touches (_spread): less at the
+ *                   mercy of other programs than time; without what was done beforehand
+ *     accounted     the times of all touches and the loop, as a share of the vCPUs' time: about 1
+ *     huge_bytes    of the guest's memory, mapped as 2 MiB pages by the end
+ *
  * Concurrency: none.
  */
 #ifndef COWSLIP_BENCH_FAULTS_ROW_H
@@ -39,9 +50,10 @@ struct faults_row {
 	const struct memory_kind *kind;
 	uint64_t touches; /* of one walk */
 	uint64_t cycles_per_sec;
-	struct sample us_per_page, pages_per_s;
+	struct sample us_per_page, pages_per_s, cpu_us_per_page;
 	struct sample violations, events, committed, private_bytes, huge_bytes;
 	struct sample prepare_us, walk_us, wall_us;
+	struct sample off_cpu;   /* share of the walk */
 	struct sample accounted; /* times of all touches and the loop, of the walk's: about 1 */
 	struct sample kvm[KVM_COUNTERS];
 	struct memwalk_histogram kinds[TOUCH_KINDS];

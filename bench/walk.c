@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "bench/guest_run.h"
 #include "bench/hist.h"
@@ -27,6 +28,7 @@
 struct moment {
 	uint64_t ns;
 	uint64_t violations, events, committed, private_pages;
+	uint64_t cpu_ns;
 	struct kvm_counters kvm;
 };
 
@@ -86,6 +88,15 @@ static void count_given(const struct walk *w, struct moment *m)
 		m->committed = u.anonymous;
 }
 
+/* Of all threads of this process, guest included. */
+static uint64_t cpu_ns(void)
+{
+	struct timespec t = {0};
+
+	(void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
 static void count(const struct walk *w, struct moment *m)
 {
 	if (w->memory.base)
@@ -108,16 +119,18 @@ static void subtract_kvm(const struct moment *start, const struct moment *end,
 
 /* ---- the guest's records ---- */
 
-/* The clock is read as near to the walk as can be: after the counters, before the counters. */
+/* What goes on with time is read as near to the walk as can be. */
 static void on_start(struct walk *w)
 {
 	count(w, &w->start);
+	w->start.cpu_ns = cpu_ns();
 	w->start.ns = clock_ns();
 }
 
 static void on_end(struct walk *w)
 {
 	w->end.ns = clock_ns();
+	w->end.cpu_ns = cpu_ns();
 	count(w, &w->end);
 }
 
@@ -310,6 +323,7 @@ static void tell(const struct walk *w, struct walk_result *out)
 
 	out->wall_ns = w->end.ns - w->start.ns;
 	out->prepare_ns = w->memory.prepare_ns;
+	out->cpu_ns = w->end.cpu_ns - w->start.cpu_ns;
 	out->violations = w->end.violations - w->start.violations;
 	out->events = w->end.events - w->start.events;
 	out->private_bytes = (w->end.private_pages - w->start.private_pages) << MM_PAGE_SHIFT;

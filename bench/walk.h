@@ -42,6 +42,7 @@ struct walk_template {
 struct walk_result {
 	struct memwalk_result guest;
 	uint64_t wall_ns;    /* of the walk, on the host's clock: with the two records' way out */
+	uint64_t cpu_ns;     /* CPU time of all threads meanwhile, the guest in it */
 	uint64_t prepare_ns; /* of the memory, before the VM was made */
 	uint64_t violations, events; /* that reached user space during the walk */
 	uint64_t private_bytes;      /* of the image's pages, copied by the walk (library only) */
