@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * vmm/vm_internal.h - the inside of a VM, shared by vm.c (life cycle), vm_reset.c (back to the
- * image), vm_slots.c (memory slots), vcpu.c (running), vmstate.c (saved state) and kvm_stats.c (KVM's
- * counters).
+ * image), vm_slots.c (memory slots), vcpu.c (running), vmstate.c (saved state) and kvm_stats.c
+ * (KVM's counters).
  */
 #ifndef COWSLIP_VMM_VM_INTERNAL_H
 #define COWSLIP_VMM_VM_INTERNAL_H
