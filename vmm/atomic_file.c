@@ -5,23 +5,32 @@
  * The directory is held open from the start, so that all steps speak of the same one even when it
  * is renamed meanwhile.
  *
+ * A temporary is locked right after it is created. In between someone who sweeps may take it for
+ * one of a dead writer, lock it and unlink it: so whoever has got the lock looks whether the file
+ * is still there, and begins anew if not.
+ *
  * Not done here: O_TMPFILE, because linkat(2) cannot take the place of an existing name.
  */
 #include "vmm/atomic_file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define TEMP_TRIES 16
 #define TEMP_STEM  200 /* bytes of the final name, so that the rest fits NAME_MAX */
+#define TEMP_TAG   12u /* hexadecimal digits */
+#define TEMP_END   ".tmp"
 
 static int resolve_target(struct atomic_file *f, const char *path, const char **step)
 {
@@ -60,36 +69,119 @@ static int open_directory(struct atomic_file *f, const char **step)
 	return f->dir < 0 ? -errno : 0;
 }
 
-static int create_temp(struct atomic_file *f, const char **step)
-{
-	uint64_t tag;
+/* ---- temporaries that dead writers have left ---- */
 
-	*step = "creating a temporary file beside it";
-	for (int i = 0; i < TEMP_TRIES; i++) {
-		/* Up to 256 bytes come whole and without EINTR, once the pool is ready. */
-		if (getrandom(&tag, sizeof(tag), 0) != (ssize_t)sizeof(tag))
-			return errno ? -errno : -EIO;
-		snprintf(f->temp, sizeof(f->temp), ".%.*s.%012" PRIx64 ".tmp", TEMP_STEM, f->name,
-		         tag >> 16);
-		f->fd = openat(f->dir, f->temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-		if (f->fd >= 0)
-			return 0;
-		if (errno != EEXIST)
-			return -errno;
-	}
-	return -EEXIST;
+/* Is `entry` what create_temp() would call a temporary of this name? */
+static bool is_temp(const struct atomic_file *f, const char *entry)
+{
+	size_t stem = strnlen(f->name, TEMP_STEM);
+	const char *tag;
+
+	if (strlen(entry) != stem + 2 + TEMP_TAG + strlen(TEMP_END) || entry[0] != '.' ||
+	    memcmp(entry + 1, f->name, stem) != 0 || entry[stem + 1] != '.')
+		return false;
+	tag = entry + stem + 2;
+	return strspn(tag, "0123456789abcdef") == TEMP_TAG && strcmp(tag + TEMP_TAG, TEMP_END) == 0;
 }
 
-int atomic_file_open(struct atomic_file *f, const char *path, const char **step)
+/* What is locked has a writer. */
+static void sweep_one(const struct atomic_file *f, const char *entry)
+{
+	int fd = openat(f->dir, entry, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+		unlinkat(f->dir, entry, 0);
+	close(fd);
+}
+
+/* Whoever may not sweep may still write: failures do not count. */
+static void sweep(const struct atomic_file *f)
+{
+	int fd = openat(f->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *e;
+
+	if (!d) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	while ((e = readdir(d)))
+		if (is_temp(f, e->d_name))
+			sweep_one(f, e->d_name);
+	closedir(d);
+}
+
+/* ---- the temporary ---- */
+
+static void tell(const struct atomic_file *f, const char *name)
+{
+	if (f->hook.temporary)
+		f->hook.temporary(f->hook.ctx, f->dir, name);
+}
+
+/* Return: 0; -EAGAIN when someone has swept it away meanwhile; -errno of fstat. */
+static int lock_temp(const struct atomic_file *f)
+{
+	struct stat st;
+
+	if (flock(f->fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
+		return -EAGAIN;
+	/* Other errors: no locks here, so nobody sweeps either. */
+	if (fstat(f->fd, &st))
+		return -errno;
+	return st.st_nlink ? 0 : -EAGAIN;
+}
+
+/* Return: 0 and f->fd; -EEXIST for a name that is taken; -errno. */
+static int try_temp(struct atomic_file *f)
+{
+	uint64_t tag;
+	int ret;
+
+	/* Up to 256 bytes come whole and without EINTR, once the pool is ready. */
+	if (getrandom(&tag, sizeof(tag), 0) != (ssize_t)sizeof(tag))
+		return errno ? -errno : -EIO;
+	snprintf(f->temp, sizeof(f->temp), ".%.*s.%012" PRIx64 TEMP_END, TEMP_STEM, f->name,
+	         tag >> 16);
+	/* Before it is there: a signal in between must not leave it. */
+	tell(f, f->temp);
+	f->fd = openat(f->dir, f->temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	ret = f->fd < 0 ? -errno : lock_temp(f);
+	if (ret == 0)
+		return 0;
+	if (f->fd >= 0) {
+		unlinkat(f->dir, f->temp, 0);
+		close(f->fd);
+	}
+	tell(f, NULL);
+	return ret;
+}
+
+static int create_temp(struct atomic_file *f, const char **step)
+{
+	int ret = -EEXIST;
+
+	*step = "creating a temporary file beside it";
+	for (int i = 0; i < TEMP_TRIES && (ret == -EEXIST || ret == -EAGAIN); i++)
+		ret = try_temp(f);
+	return ret;
+}
+
+int atomic_file_open(struct atomic_file *f, const char *path, const struct atomic_file_hook *hook,
+                     const char **step)
 {
 	int ret;
 
-	*f = (struct atomic_file){.fd = -1, .dir = -1};
+	*f = (struct atomic_file){.fd = -1, .dir = -1, .hook = *hook};
 	ret = resolve_target(f, path, step);
 	if (!ret)
 		ret = open_directory(f, step);
 	if (ret)
 		goto err_free;
+	sweep(f);
 	ret = create_temp(f, step);
 	if (ret)
 		goto err_close_dir;
@@ -102,26 +194,39 @@ err_free:
 	return ret;
 }
 
+static int flush(int fd)
+{
+	while (fsync(fd))
+		if (errno != EINTR)
+			return -errno;
+	return 0;
+}
+
 int atomic_file_commit(struct atomic_file *f, const char **step)
 {
+	int ret;
+
 	*step = "flushing it to disk";
-	if (fsync(f->fd))
-		return -errno;
+	ret = flush(f->fd);
+	if (ret)
+		return ret;
 	*step = "renaming it into place";
 	if (renameat(f->dir, f->temp, f->dir, f->name))
 		return -errno;
+	tell(f, NULL);
 	f->temp[0] = '\0';
 	*step = "flushing its directory to disk";
+	ret = flush(f->dir);
 	/* EINVAL: a file system whose directories cannot be flushed. */
-	if (fsync(f->dir) && errno != EINVAL)
-		return -errno;
-	return 0;
+	return ret == -EINVAL ? 0 : ret;
 }
 
 void atomic_file_close(struct atomic_file *f)
 {
-	if (f->temp[0] != '\0')
+	if (f->temp[0] != '\0') {
 		unlinkat(f->dir, f->temp, 0);
+		tell(f, NULL);
+	}
 	close(f->fd);
 	close(f->dir);
 	free(f->target);

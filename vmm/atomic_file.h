@@ -4,17 +4,31 @@
  *
  * Bytes go to a temporary name in the same directory, ".<name>.<12 hex digits>.tmp"; commit fsyncs
  * them, renames, fsyncs the directory. A crash at any moment leaves the old file or the
- * new one under the name; killed before the rename, the temporary stays behind and may be removed.
+ * new one under the name; killed before the rename, the temporary stays behind until the next file
+ * of that name is begun.
  *
  * Concurrency: one thread per struct. Several may write to one name at once: the last commit wins.
+ * A temporary is locked (flock) as long as its writer lives, which is how one that nobody writes
+ * any more is known; on a file system without such locks none is ever taken for that.
  */
 #ifndef COWSLIP_VMM_ATOMIC_FILE_H
 #define COWSLIP_VMM_ATOMIC_FILE_H
+
+/* For whoever must remove the temporary when the process is told to end. Zeroed: nobody. */
+struct atomic_file_hook {
+	/*
+	 * The temporary `name` in `dir` is about to be there; NULL: it is gone, and `dir` will be
+	 * closed. Both are valid from the one call to the other.
+	 */
+	void (*temporary)(void *ctx, int dir, const char *name);
+	void *ctx;
+};
 
 struct atomic_file {
 	int fd; /* open for reading and writing until close */
 
 	/* Private. */
+	struct atomic_file_hook hook;
 	int dir;
 	char *target;     /* links resolved; `name` points into it */
 	const char *name; /* in dir */
@@ -22,12 +36,14 @@ struct atomic_file {
 };
 
 /*
- * Create the temporary for `path`, mode 0600. A symbolic link is followed: what it names will be
- * replaced. On failure *step says what was being done ("opening its directory"); nothing is kept.
+ * Create the temporary for `path`, mode 0600, and remove those that dead writers of that name have
+ * left. A symbolic link is followed: what it names will be replaced. `hook` is copied. On failure
+ * *step says what was being done ("opening its directory"); nothing is kept.
  * Return: 0; -EINVAL when the name is taken by what is not a regular file, or is empty; -EISDIR
  * when it ends in a slash; -ENOMEM; -errno of the failing call.
  */
-int atomic_file_open(struct atomic_file *f, const char *path, const char **step);
+int atomic_file_open(struct atomic_file *f, const char *path, const struct atomic_file_hook *hook,
+                     const char **step);
 
 /*
  * Make what was written to f->fd the file. To be followed by atomic_file_close() in any case.

@@ -3,8 +3,9 @@
  * vmm/snapshot.h - images as files (format: vmm/image_format.md).
  *
  * A file is written once, under a temporary name, fsynced, renamed over the name asked for, and the
- * directory fsynced. Opening maps: no RAM is read. The open file is a store
- * that extents name directly, so clones map their windows from the file.
+ * directory fsynced. A temporary that a killed writer left goes with the next save of that name.
+ * Opening maps: no RAM is read. The open file is a store that extents name directly, so clones map
+ * their windows from the file.
  *
  * Concurrency: any number of processes may open one file at once; replacing or removing the
  * name does not disturb them. Changing or truncating the file itself does: images are
@@ -16,6 +17,7 @@
 #include <stdint.h>
 
 #include "mm/image.h"
+#include "vmm/atomic_file.h"
 
 #define SNAPSHOT_ERROR_MAX 512u
 
@@ -42,17 +44,28 @@ struct snapshot_info {
 	uint32_t ram_count;
 };
 
+/* What is to be saved, and where. Everything is borrowed for the call. */
+struct snapshot_request {
+	const struct image *image;
+	uint32_t isa, cpus; /* go into the header */
+	const char *path;
+	struct atomic_file_hook hook; /* hears of the temporary file */
+};
+
 /*
- * Write `image` to `path`. Pages that are all zero take no space. `cpus` and `isa` go into the
- * header. A symbolic link is followed: what it names is replaced. The file is readable by its
- * owner only (0600): it holds a guest's memory. A process over its file size limit gets SIGXFSZ
- * from the kernel before this can return -EFBIG: ignore that signal. err may be NULL.
- * Return: 0; -errno of the failing call (-ENOSPC, -EDQUOT, -EFBIG, -EIO, -EACCES, ...) with *err
- * set: the name then still holds what it held before and no temporary is left (but for a failed
- * fsync of the directory: then the name holds the new file, and a power cut may bring the old one
- * back); -EINVAL when the name is taken by what is not a regular file; -E2BIG when state or RAM are
- * larger than the format holds; -EIO when a file the image lies in has been cut short.
+ * Write an image to a file. Pages that are all zero take no space. A symbolic link is followed:
+ * what it names is replaced. The file is readable by its owner only (0600): it holds a guest's
+ * memory. A process over its file size limit gets SIGXFSZ from the kernel before this can return
+ * -EFBIG: ignore that signal. err may be NULL. Return: 0; -errno of the failing call (-ENOSPC,
+ * -EDQUOT, -EFBIG, -EIO, -EACCES, ...) with *err set: the name then still holds what it held before
+ * and no temporary is left (but for a failed fsync of the directory: then the name holds the new
+ * file, and a power cut may bring the old one back); -EINVAL when the name is taken by what is not
+ * a regular file; -E2BIG when state or RAM are larger than the format holds; -EIO when a file the
+ * image lies in has been cut short.
  */
+int snapshot_write(const struct snapshot_request *r, struct snapshot_error *err);
+
+/* The same, when nobody needs to hear of the temporary. */
 int snapshot_save(const struct image *image, uint32_t isa, uint32_t cpus, const char *path,
                   struct snapshot_error *err);
 

@@ -39,6 +39,7 @@
 
 struct writer {
 	struct atomic_file out;
+	const struct snapshot_request *request;
 	const char *path; /* as asked for, for messages */
 	const struct image *image;
 	struct snapshot_error *err;
@@ -324,7 +325,7 @@ static int put_identity(struct writer *w)
 }
 
 /* Everything known before the data. The table has at most one entry for each block touched. */
-static int plan(struct writer *w, uint32_t isa, uint32_t cpus)
+static int plan(struct writer *w)
 {
 	struct snap_header *h = &w->header;
 	uint64_t blocks = count_blocks(w->image);
@@ -334,8 +335,8 @@ static int plan(struct writer *w, uint32_t isa, uint32_t cpus)
 	*h = (struct snap_header){
 		.version = SNAPSHOT_VERSION,
 		.header_size = SNAPSHOT_HEADER_SIZE,
-		.isa = isa,
-		.cpus = cpus,
+		.isa = w->request->isa,
+		.cpus = w->request->cpus,
 		.page_size = MM_PAGE_SIZE,
 		.block_size = MM_BLOCK_SIZE,
 		.extent_size = sizeof(struct snap_extent),
@@ -404,7 +405,7 @@ static int write_file(struct writer *w)
 	const char *step;
 	int ret;
 
-	ret = atomic_file_open(&w->out, w->path, &step);
+	ret = atomic_file_open(&w->out, w->path, &w->request->hook, &step);
 	if (ret)
 		return fail_errno(w, ret, step);
 	ret = write_blocks(w);
@@ -419,13 +420,12 @@ static int write_file(struct writer *w)
 	return ret;
 }
 
-int snapshot_save(const struct image *image, uint32_t isa, uint32_t cpus, const char *path,
-                  struct snapshot_error *err)
+int snapshot_write(const struct snapshot_request *r, struct snapshot_error *err)
 {
-	struct writer w = {.image = image, .err = err, .path = path};
+	struct writer w = {.request = r, .image = r->image, .err = err, .path = r->path};
 	int ret;
 
-	ret = plan(&w, isa, cpus);
+	ret = plan(&w);
 	if (ret)
 		return ret;
 	ret = allocate(&w);
@@ -433,4 +433,12 @@ int snapshot_save(const struct image *image, uint32_t isa, uint32_t cpus, const 
 		ret = write_file(&w);
 	release(&w);
 	return ret;
+}
+
+int snapshot_save(const struct image *image, uint32_t isa, uint32_t cpus, const char *path,
+                  struct snapshot_error *err)
+{
+	const struct snapshot_request r = {.image = image, .isa = isa, .cpus = cpus, .path = path};
+
+	return snapshot_write(&r, err);
 }

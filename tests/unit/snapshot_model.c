@@ -41,11 +41,11 @@ void st_fill(uint8_t *to, size_t size)
 
 const char *st_path(const char *name)
 {
-	static char paths[8][128];
+	static char paths[16][128];
 	char path[128];
 
 	snprintf(path, sizeof(path), "%s/%s", st.dir, name);
-	for (size_t i = 0; i < 8; i++) {
+	for (size_t i = 0; i < 16; i++) {
 		if (paths[i][0] == '\0')
 			strcpy(paths[i], path);
 		if (strcmp(paths[i], path) == 0)
