@@ -38,8 +38,8 @@ VMM_SRCS := $(addprefix vmm/, \
 	worker.c)
 
 CLI_SRCS := $(addprefix vmm/, \
-	cli_clone.c cli_doctor.c cli_image.c cli_options.c cli_output.c cli_run.c cli_sink.c \
-	cli_terminal.c doctor.c main.c stats.c)
+	cli_clone.c cli_doctor.c cli_image.c cli_options.c cli_output.c cli_run.c cli_save.c \
+	cli_sink.c cli_terminal.c doctor.c main.c stats.c)
 
 # What of bench/ needs no command line, and so can be linked to the unit tests, and the rest.
 BENCH_LIB_SRCS := $(addprefix bench/, \
@@ -159,6 +159,7 @@ help:
 	@echo 'make test-tsan       unit suite under ThreadSanitizer (TSAN_FILTER=glob)'
 	@echo 'make test-kvm        the suite that runs real guests'
 	@echo 'make test-kvm-asan   the same, cowslip and tests under AddressSanitizer and UBSan'
+	@echo 'make torture-save    kills saves at random moments, TIMES=500'
 	@echo 'make test-nested     the same in the nested machine, which needs no KVM of this host'
 	@echo 'make test-nested-all the same on all kernels and MMUs, and the unit suite too'
 	@echo 'make nested-soak     test-nested 20 times in a row (TIMES=N)'
@@ -190,6 +191,14 @@ test: deps deps-bench
 		linux@nested-6.1 icount@nested-6.1
 test-unit test-asan test-tsan test-kvm test-kvm-asan: test-%: deps
 	+@MAKE='$(MAKE)' tests/run.sh $*
+
+# SIGKILL at random moments of a save, TIMES times: the name always holds a whole image.
+.PHONY: torture-save
+torture-save: deps
+	+@$(MAKE) --no-print-directory BUILD=release all
+	+@$(MAKE) --no-print-directory BUILD=test kvm-tests
+	TORTURE_TIMES=$(or $(TIMES),500) COWSLIP=build/cowslip COWSLIP_GUESTS=build/guest \
+		build/test/tests/kvm --filter='cli_image/killed_*' --verbose
 
 check-includes: deps
 	@tests/include_check.sh

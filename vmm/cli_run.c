@@ -15,10 +15,10 @@
 #include "arch/arch.h"
 #include "guest/abi.h"
 #include "vmm/cli.h"
+#include "vmm/cli_save.h"
 #include "vmm/cli_terminal.h"
 #include "vmm/family.h"
 #include "vmm/kernel.h"
-#include "vmm/snapshot.h"
 #include "vmm/watch.h"
 
 #define MIB         (UINT64_C(1) << 20)
@@ -305,47 +305,18 @@ static void on_output(void *ctx, uint64_t number, const void *data, size_t size)
 	}
 }
 
-static void say_saved(const struct run_command *r, uint64_t ns)
-{
-	struct snapshot_info info;
-	struct snapshot_error err;
-
-	if (snapshot_stat(r->save, &info, &err) == 0)
-		fprintf(stderr,
-		        "saved %s: %" PRIu64 " MiB RAM, %.1f MiB in the file, %" PRIu64 " ms\n",
-		        r->save, info.ram_bytes / MIB, (double)info.data_bytes / (double)MIB,
-		        (ns + 500000) / 1000000);
-}
-
-static int save(const struct run_command *r, struct vm *vm)
-{
-	uint64_t start = clock_ns();
-	struct image *image;
-	struct vm_error why;
-	struct snapshot_error err;
-	int e;
-
-	e = vm_snapshot(vm, &image, &why);
-	if (e) {
-		cli_error("%s: the guest cannot be snapshotted: %s", r->save, why.text);
-		return e;
-	}
-	e = snapshot_save(image, arch_info.isa, vm_cpus(vm), r->save, &err);
-	image_put(image);
-	if (e)
-		cli_error("%s", err.text);
-	else
-		say_saved(r, clock_ns() - start);
-	return e;
-}
-
 /* Return: whether the guest goes on. */
 static bool save_once(struct run_command *r, struct vm *vm)
 {
-	if (save(r, vm)) {
+	uint64_t start = clock_ns();
+	struct snapshot_error err;
+
+	if (cli_save(vm, r->save, &err)) {
+		cli_error("%s", err.text);
 		r->save_failed = true;
 		return false;
 	}
+	cli_say_saved(r->save, clock_ns() - start);
 	r->saved = true;
 	return r->go_on;
 }

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/cli_save.c - saving a VM to a file, and what becomes of the file when a signal comes.
+ *
+ * Invariant: `temporary` names a file from before `there` is set until after it is cleared, and the
+ * handlers are in place all that time.
+ *
+ * Concurrency: a handler may run on any thread; it touches nothing but what is said here.
+ */
+#include "vmm/cli_save.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "arch/arch.h"
+
+#define MIB (UINT64_C(1) << 20)
+
+static const int ending_signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+#define ENDING_SIGNALS (sizeof(ending_signals) / sizeof(ending_signals[0]))
+
+/* A signal handler has nowhere else to find what to remove and how to go on. */
+static struct {
+	atomic_bool there;
+	int dir;
+	char name[256];
+	struct sigaction before[ENDING_SIGNALS];
+} temporary;
+
+static void remove_and_go_on(int signal)
+{
+	if (atomic_load(&temporary.there))
+		unlinkat(temporary.dir, temporary.name, 0);
+	for (size_t i = 0; i < ENDING_SIGNALS; i++)
+		if (ending_signals[i] == signal)
+			sigaction(signal, &temporary.before[i], NULL);
+	raise(signal);
+}
+
+static void install(void)
+{
+	const struct sigaction ours = {.sa_handler = remove_and_go_on, .sa_flags = SA_NODEFER};
+
+	for (size_t i = 0; i < ENDING_SIGNALS; i++) {
+		sigaction(ending_signals[i], NULL, &temporary.before[i]);
+		if (temporary.before[i].sa_handler != SIG_IGN)
+			sigaction(ending_signals[i], &ours, NULL);
+	}
+}
+
+static void uninstall(void)
+{
+	for (size_t i = 0; i < ENDING_SIGNALS; i++)
+		if (temporary.before[i].sa_handler != SIG_IGN)
+			sigaction(ending_signals[i], &temporary.before[i], NULL);
+}
+
+static void note_temporary(void *ctx, int dir, const char *name)
+{
+	(void)ctx;
+	if (!name) {
+		atomic_store(&temporary.there, false);
+		return;
+	}
+	temporary.dir = dir;
+	snprintf(temporary.name, sizeof(temporary.name), "%s", name);
+	atomic_store(&temporary.there, true);
+}
+
+int cli_save(struct vm *vm, const char *path, struct snapshot_error *err)
+{
+	struct snapshot_request r = {
+		.isa = arch_info.isa,
+		.cpus = vm_cpus(vm),
+		.path = path,
+		.hook = {.temporary = note_temporary},
+	};
+	struct image *image;
+	struct vm_error why;
+	int e = vm_snapshot(vm, &image, &why);
+
+	if (e) {
+		snprintf(err->text, sizeof(err->text),
+		         "%s: the guest cannot be snapshotted: %.380s", path, why.text);
+		return e;
+	}
+	r.image = image;
+	install();
+	e = snapshot_write(&r, err);
+	uninstall();
+	image_put(image);
+	return e;
+}
+
+void cli_say_saved(const char *path, uint64_t ns)
+{
+	struct snapshot_info info;
+	struct snapshot_error err;
+
+	if (snapshot_stat(path, &info, &err) == 0)
+		fprintf(stderr,
+		        "saved %s: %" PRIu64 " MiB RAM, %.1f MiB in the file, %" PRIu64 " ms\n",
+		        path, info.ram_bytes / MIB, (double)info.data_bytes / (double)MIB,
+		        (ns + 500000) / 1000000);
+}

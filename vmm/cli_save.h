@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vmm/cli_save.h - saving a VM to a file, for commands that do.
+ *
+ * While the file is written, a signal that ends the process (SIGINT, SIGTERM, SIGHUP, SIGQUIT)
+ * first removes the unfinished file; then it does what it would have done. Signals that are
+ * ignored stay ignored. What SIGKILL leaves goes with the next save of that name.
+ *
+ * Concurrency: one save at a time in a process.
+ */
+#ifndef COWSLIP_VMM_CLI_SAVE_H
+#define COWSLIP_VMM_CLI_SAVE_H
+
+#include "vmm/snapshot.h"
+#include "vmm/vm.h"
+
+/*
+ * Snapshot a stopped VM and write the image to `path`. The VM may go on.
+ * Return: 0; as vm_snapshot() and snapshot_write(), with one line in err->text that names `path`.
+ */
+int cli_save(struct vm *vm, const char *path, struct snapshot_error *err);
+
+/* Say on stderr what has been saved, and that it took `ns`. */
+void cli_say_saved(const char *path, uint64_t ns);
+
+#endif
