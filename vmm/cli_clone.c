@@ -16,6 +16,7 @@
 #include "arch/arch.h"
 #include "guest/abi.h"
 #include "vmm/cli.h"
+#include "vmm/cli_save.h"
 #include "vmm/cli_sink.h"
 #include "vmm/console.h"
 #include "vmm/engine.h"
@@ -32,7 +33,7 @@ struct clone_command {
 	uint64_t count, jobs, per_process, timeout_ns, limit;
 	int faults;
 	bool hold;
-	const char *path, *arg, *input, *dir;
+	const char *path, *arg, *input, *dir, *save;
 	struct cli_stats stats;
 
 	/* As it goes. */
@@ -41,6 +42,7 @@ struct clone_command {
 	struct sink sink;
 	struct stats_clone numbers;
 	uint64_t started;
+	bool saved;             /* --save's is there */
 	uint64_t ended;         /* clones, of those asked for */
 	bool progress;          /* a bar is wanted */
 	bool bar;               /* ... and on the screen */
@@ -58,6 +60,7 @@ enum key {
 	KEY_HOLD,
 	KEY_ARG,
 	KEY_INPUT,
+	KEY_SAVE,
 	KEY_TIMEOUT,
 	KEY_FAULTS,
 	KEY_LIMIT,
@@ -77,6 +80,8 @@ static const struct argp_option options[] = {
 	{"faults", KEY_FAULTS, "PATH", 0, "Who resolves violations: auto, kernel, uffd (auto)", 2},
 	{"limit", KEY_LIMIT, "SIZE", 0, "The most memory one clone may own (as much as its RAM)",
          2},
+	{"save", KEY_SAVE, "IMAGE", 0,
+         "Save the one clone when it says again that it is ready, and end", 3},
 	{"output", KEY_OUTPUT, "DIR", 0, "Write DIR/clone-N.out for clone N, nothing to stdout", 3},
 	{"timeout", KEY_TIMEOUT, "SECONDS", 0, "Stop a clone that runs longer (exit status 124)",
          4},
@@ -114,6 +119,8 @@ static int take_option(void *to, int key, const char *arg)
 	case KEY_INPUT:
 		c->input = arg;
 		return 0;
+	case KEY_SAVE:
+		return cli_name("--save", arg, &c->save);
 	case KEY_TIMEOUT:
 		return cli_seconds("--timeout", arg, &c->timeout_ns);
 	case KEY_FAULTS:
@@ -201,6 +208,23 @@ static void on_output(void *ctx, uint64_t number, const void *data, size_t size)
 	sink_put(&c->sink, number, data, size);
 }
 
+/* In the worker. What a clone has forked is not what was asked for. */
+static enum clone_ready on_ready(void *ctx, struct vm *vm, struct vm_error *why)
+{
+	const struct clone_command *c = ctx;
+	uint64_t start = clock_ns();
+	struct snapshot_error err;
+
+	if (vm_number(vm) > c->count)
+		return CLONE_GOES_ON;
+	if (cli_save(vm, c->save, &err)) {
+		snprintf(why->text, sizeof(why->text), "%s", err.text);
+		return CLONE_FAILS;
+	}
+	cli_say_saved(c->save, clock_ns() - start);
+	return CLONE_STOPS;
+}
+
 /* A lone guest's own code needs no words; of several one wants to know which. */
 static int exited(const struct clone_command *c, const struct clone_result *r)
 {
@@ -275,6 +299,7 @@ static void on_ended(void *ctx, const struct clone_result *r)
 	if (r->end != CLONE_EXITED || r->code != 0)
 		clear_bar(c);
 	sink_end(&c->sink, r->number);
+	c->saved |= r->stopped;
 	status = end_status(c, r);
 	note_status(c, r->number, status);
 	if (r->end == CLONE_LOST)
@@ -304,6 +329,17 @@ static int put_stats(struct clone_command *c)
 	return e;
 }
 
+/* A clone that crashed or ran out of time has said so. */
+static int final_status(const struct clone_command *c)
+{
+	if (!c->save || c->saved || c->status == CLI_CRASHED || c->status == CLI_TIMEOUT ||
+	    c->status == CLI_FAILED)
+		return c->status;
+	cli_error("%s: nothing saved: the clone ended (%d) before it rang READY again", c->save,
+	          c->status);
+	return CLI_FAILED;
+}
+
 static int run_clones(struct clone_command *c)
 {
 	struct engine_config config = {
@@ -322,6 +358,7 @@ static int run_clones(struct clone_command *c)
 		.ctx = c,
 		.output = on_output,
 		.ended = on_ended,
+		.ready = c->save ? on_ready : NULL,
 	};
 	struct vm_error err;
 	int e = engine_run(&config, &c->numbers.engine, &err);
@@ -333,7 +370,7 @@ static int run_clones(struct clone_command *c)
 		e = put_stats(c);
 	if (e && c->status == CLI_OK)
 		return CLI_FAILED;
-	return c->status;
+	return final_status(c);
 }
 
 static int open_and_run(struct clone_command *c)
@@ -360,6 +397,10 @@ static int check(const struct clone_command *c)
 {
 	if (!c->path) {
 		cli_error("no image given; `cowslip run --save IMAGE KERNEL` makes one");
+		return -EINVAL;
+	}
+	if (c->save && c->count > 1) {
+		cli_error("--save: of one clone, not of %" PRIu64 "; leave out -n", c->count);
 		return -EINVAL;
 	}
 	if (!is_aligned(c->limit, MM_PAGE_SIZE)) {

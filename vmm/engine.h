@@ -38,12 +38,20 @@ enum clone_end {
 struct clone_result {
 	uint64_t number; /* 1..count; above: forked by another clone */
 	enum clone_end end;
-	int code; /* CLONE_EXITED: exit code */
+	int code;     /* CLONE_EXITED: exit code */
+	bool stopped; /* CLONE_EXITED: by engine_config.ready, not by itself */
 	pid_t worker;
 	struct vm_times times;    /* CLOCK_MONOTONIC is the same in every process */
 	struct space_stats space; /* fault_path and fault_why are valid strings */
 	uint64_t exits;           /* VM exits handled */
 	char text[VM_TEXT_MAX];
+};
+
+/* What becomes of a clone that has rung READY again. */
+enum clone_ready {
+	CLONE_GOES_ON,
+	CLONE_STOPS, /* ends as if it had exited with 0 */
+	CLONE_FAILS,
 };
 
 struct engine_config {
@@ -75,6 +83,12 @@ struct engine_config {
 	 * all ended.
 	 */
 	void (*ended)(void *ctx, const struct clone_result *result);
+	/*
+	 * Called in the worker process when a VM (clone or forked by one) rings READY; it stands
+	 * still. What it writes to memory the engine's process does not see. CLONE_FAILS: *why says
+	 * why, one line. NULL: all go on.
+	 */
+	enum clone_ready (*ready)(void *ctx, struct vm *vm, struct vm_error *why);
 };
 
 #define ENGINE_PER_PROCESS 8u

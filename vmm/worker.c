@@ -31,6 +31,9 @@ struct worker_state {
 	uint64_t next_child, child_step;
 	struct family *family; /* that runs; NULL: none */
 	struct held *held;
+
+	enum clone_ready ready; /* what engine_config.ready has said of the VM that runs */
+	struct vm_error ready_why;
 };
 
 static int send_wire(const struct worker_state *w, const struct wire *m, const void *data,
@@ -96,8 +99,22 @@ static void describe(const struct worker_state *w, struct vm *vm, const struct v
 	vm_exits(vm, &exits);
 	out->exits = exits.mmio + exits.io + exits.other;
 	snprintf(out->text, sizeof(out->text), "%s", report->text);
+	out->stopped = w->ready == CLONE_STOPS;
+	if (w->ready == CLONE_FAILS) {
+		out->end = CLONE_FAILED;
+		snprintf(out->text, sizeof(out->text), "%s", w->ready_why.text);
+	}
 	if (!w->config->quick)
 		(void)space_stats(vm_space(vm), &out->space);
+}
+
+static bool on_ready(void *ctx, struct vm *vm)
+{
+	struct worker_state *w = ctx;
+
+	if (w->config->ready)
+		w->ready = w->config->ready(w->config->ctx, vm, &w->ready_why);
+	return w->ready == CLONE_GOES_ON;
 }
 
 static bool on_ended(void *ctx, struct vm *vm, const struct vm_report *report)
@@ -108,6 +125,7 @@ static bool on_ended(void *ctx, struct vm *vm, const struct vm_report *report)
 	struct held *h;
 
 	describe(w, vm, report, &m.result);
+	w->ready = CLONE_GOES_ON;
 	(void)send_wire(w, &m, NULL, 0);
 	if (!w->config->hold)
 		return false;
@@ -167,8 +185,11 @@ static void run_clone(struct worker_state *w, uint64_t number)
 {
 	const struct engine_config *c = w->config;
 	const struct wire done = {.kind = WIRE_DONE, .number = number};
-	const struct family_hooks hooks = {
-		.ctx = w, .output = on_output, .ended = on_ended, .failed = on_failed};
+	const struct family_hooks hooks = {.ctx = w,
+	                                   .output = on_output,
+	                                   .ready = on_ready,
+	                                   .ended = on_ended,
+	                                   .failed = on_failed};
 	const struct family_config fc = {
 		.vm = {.kvm = c->kvm,
 	               .pool = w->pool,
