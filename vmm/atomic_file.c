@@ -148,7 +148,9 @@ static int try_temp(struct atomic_file *f)
 	         tag >> 16);
 	/* Before it is there: a signal in between must not leave it. */
 	tell(f, f->temp);
-	f->fd = openat(f->dir, f->temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	do
+		f->fd = openat(f->dir, f->temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	while (f->fd < 0 && errno == EINTR);
 	ret = f->fd < 0 ? -errno : lock_temp(f);
 	if (ret == 0)
 		return 0;
@@ -211,8 +213,9 @@ int atomic_file_commit(struct atomic_file *f, const char **step)
 	if (ret)
 		return ret;
 	*step = "renaming it into place";
-	if (renameat(f->dir, f->temp, f->dir, f->name))
-		return -errno;
+	while (renameat(f->dir, f->temp, f->dir, f->name))
+		if (errno != EINTR)
+			return -errno;
 	tell(f, NULL);
 	f->temp[0] = '\0';
 	*step = "flushing its directory to disk";

@@ -376,11 +376,9 @@ static int write_metadata(struct writer *w)
 	if (ret)
 		return ret;
 	/* The last slot may end in a hole. */
-	if (ftruncate(w->out.fd, (off_t)h->file_size)) {
-		ret = -errno;
-		return fail_write(w, ret, h->file_size);
-	}
-	return 0;
+	while (!ret && ftruncate(w->out.fd, (off_t)h->file_size))
+		ret = errno == EINTR ? 0 : -errno;
+	return ret ? fail_write(w, ret, h->file_size) : 0;
 }
 
 /* ---- all of it ---- */

@@ -30,6 +30,10 @@ static const struct {
 	[INJECT_OPEN] = {"open", EMFILE},
 	[INJECT_PREAD] = {"pread", EIO},
 	[INJECT_FTRUNCATE] = {"ftruncate", ENOMEM},
+	[INJECT_OPENAT] = {"openat", EMFILE},
+	[INJECT_PWRITE] = {"pwrite", ENOSPC},
+	[INJECT_FSYNC] = {"fsync", EIO},
+	[INJECT_RENAMEAT] = {"renameat", ENOSPC},
 	[INJECT_MUNMAP] = {"munmap", 0},
 };
 
@@ -37,7 +41,8 @@ enum { OFF, THIS_THREAD, ALL_THREADS };
 
 /* State of a program, not of a library: the wrapped calls have no other way to find it. */
 static _Atomic int mode;
-static _Atomic int only; /* an enum inject_call, or INJECT_CALLS */
+static _Atomic int only;  /* an enum inject_call, or INJECT_CALLS */
+static _Atomic int error; /* 0: what `calls` says */
 static _Atomic unsigned fail_at, steps;
 static _Atomic int failed; /* an enum inject_call, or -1 */
 static _Atomic unsigned reached[INJECT_CALLS], failures[INJECT_CALLS];
@@ -48,8 +53,9 @@ const char *inject_name(enum inject_call call)
 	return calls[call].name;
 }
 
-static void arm(int which, unsigned step, int call)
+static void arm(int which, unsigned step, int call, int with)
 {
+	atomic_store(&error, with);
 	atomic_store(&steps, 0);
 	atomic_store(&fail_at, step);
 	atomic_store(&failed, -1);
@@ -60,17 +66,22 @@ static void arm(int which, unsigned step, int call)
 
 void inject_arm(unsigned step)
 {
-	arm(THIS_THREAD, step, INJECT_CALLS);
+	arm(THIS_THREAD, step, INJECT_CALLS, 0);
 }
 
 void inject_arm_all(unsigned step)
 {
-	arm(ALL_THREADS, step, INJECT_CALLS);
+	arm(ALL_THREADS, step, INJECT_CALLS, 0);
 }
 
 void inject_arm_call(unsigned step, enum inject_call call)
 {
-	arm(THIS_THREAD, step, (int)call);
+	arm(THIS_THREAD, step, (int)call, 0);
+}
+
+void inject_arm_error(unsigned step, enum inject_call call, int with)
+{
+	arm(THIS_THREAD, step, (int)call, with);
 }
 
 unsigned inject_disarm(void)
@@ -119,7 +130,7 @@ static bool step(enum inject_call call)
 		return false;
 	atomic_fetch_add(&failures[call], 1);
 	atomic_store(&failed, (int)call);
-	errno = calls[call].error;
+	errno = atomic_load(&error) ? atomic_load(&error) : calls[call].error;
 	return true;
 }
 
@@ -240,4 +251,40 @@ int __wrap_ftruncate(int fd, off_t size);
 int __wrap_ftruncate(int fd, off_t size)
 {
 	return step(INJECT_FTRUNCATE) ? -1 : __real_ftruncate(fd, size);
+}
+
+int __real_openat(int dir, const char *path, int flags, mode_t permissions);
+int __wrap_openat(int dir, const char *path, int flags, ...);
+int __wrap_openat(int dir, const char *path, int flags, ...)
+{
+	va_list ap;
+	mode_t permissions;
+
+	va_start(ap, flags);
+	permissions = va_arg(ap, mode_t);
+	va_end(ap);
+	return step(INJECT_OPENAT) ? -1 : __real_openat(dir, path, flags, permissions);
+}
+
+ssize_t __real_pwrite(int fd, const void *from, size_t size, off_t offset);
+ssize_t __wrap_pwrite(int fd, const void *from, size_t size, off_t offset);
+ssize_t __wrap_pwrite(int fd, const void *from, size_t size, off_t offset)
+{
+	if (!step(INJECT_PWRITE))
+		return __real_pwrite(fd, from, size, offset);
+	return errno == INJECT_SHORT ? __real_pwrite(fd, from, (size + 1) / 2, offset) : -1;
+}
+
+int __real_fsync(int fd);
+int __wrap_fsync(int fd);
+int __wrap_fsync(int fd)
+{
+	return step(INJECT_FSYNC) ? -1 : __real_fsync(fd);
+}
+
+int __real_renameat(int from_dir, const char *from, int to_dir, const char *to);
+int __wrap_renameat(int from_dir, const char *from, int to_dir, const char *to);
+int __wrap_renameat(int from_dir, const char *from, int to_dir, const char *to)
+{
+	return step(INJECT_RENAMEAT) ? -1 : __real_renameat(from_dir, from, to_dir, to);
 }

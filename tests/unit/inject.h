@@ -31,6 +31,11 @@ enum inject_call {
 	INJECT_OPEN,
 	INJECT_PREAD,
 	INJECT_FTRUNCATE,
+	/* From here on not calls of mm/: of files that are written. */
+	INJECT_OPENAT,
+	INJECT_PWRITE,
+	INJECT_FSYNC,
+	INJECT_RENAMEAT,
 	INJECT_MUNMAP, /* never fails */
 	INJECT_CALLS,
 };
@@ -43,6 +48,10 @@ void inject_arm_all(unsigned step);
 
 /* The same, but only calls of one kind are steps. */
 void inject_arm_call(unsigned step, enum inject_call call);
+
+/* The same, and the call fails with error `with`; pwrite may also write half of what it should. */
+#define INJECT_SHORT (-1)
+void inject_arm_error(unsigned step, enum inject_call call, int with);
 
 /* Return: the steps counted since arming. Nothing fails any more. */
 unsigned inject_disarm(void);
