@@ -34,8 +34,8 @@ ARCH_SRCS := $(ARCH_SRCS_$(ARCH))
 VMM_SRCS := $(addprefix vmm/, \
 	atomic_file.c bus.c console.c elf.c engine.c family.c guestctl.c hostinfo.c kernel.c \
 	kvm.c kvm_stats.c pmem.c power.c procmem.c serial.c series.c snapshot.c \
-	snapshot_read.c snapshot_write.c vcpu.c vm.c vm_reset.c vm_slots.c vmstate.c watch.c \
-	worker.c)
+	snapshot_block.c snapshot_layers.c snapshot_read.c snapshot_verify.c snapshot_write.c \
+	vcpu.c vm.c vm_reset.c vm_slots.c vmstate.c watch.c worker.c)
 
 CLI_SRCS := $(addprefix vmm/, \
 	cli_clone.c cli_doctor.c cli_image.c cli_options.c cli_output.c cli_run.c cli_save.c \

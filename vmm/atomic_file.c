@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <libgen.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -194,6 +195,32 @@ err_close_dir:
 err_free:
 	free(f->target);
 	return ret;
+}
+
+static bool same(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+bool atomic_file_replaces(const struct atomic_file *f, int fd)
+{
+	struct stat now, st;
+
+	return fstatat(f->dir, f->name, &now, 0) == 0 && fstat(fd, &st) == 0 && same(&now, &st);
+}
+
+bool atomic_file_is_beside(const struct atomic_file *f, const char *path)
+{
+	char *copy = strdup(path);
+	struct stat here, there;
+	bool beside;
+
+	if (!copy)
+		return false;
+	beside = stat(dirname(copy), &there) == 0 && fstat(f->dir, &here) == 0 &&
+	         same(&here, &there);
+	free(copy);
+	return beside;
 }
 
 static int flush(int fd)

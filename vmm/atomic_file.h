@@ -14,6 +14,8 @@
 #ifndef COWSLIP_VMM_ATOMIC_FILE_H
 #define COWSLIP_VMM_ATOMIC_FILE_H
 
+#include <stdbool.h>
+
 /* For whoever must remove the temporary when the process is told to end. Zeroed: nobody. */
 struct atomic_file_hook {
 	/*
@@ -44,6 +46,12 @@ struct atomic_file {
  */
 int atomic_file_open(struct atomic_file *f, const char *path, const struct atomic_file_hook *hook,
                      const char **step);
+
+/* Is `fd` the file that has the name now, and so the one that a commit replaces? */
+bool atomic_file_replaces(const struct atomic_file *f, int fd);
+
+/* Is `path` in the same directory? False when it cannot be found out. */
+bool atomic_file_is_beside(const struct atomic_file *f, const char *path);
 
 /*
  * Make what was written to f->fd the file. To be followed by atomic_file_close() in any case.

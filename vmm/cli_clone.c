@@ -39,6 +39,7 @@ struct clone_command {
 	/* As it goes. */
 	struct kvm kvm;
 	struct image *image;
+	struct snapshot_base *base;
 	struct sink sink;
 	struct stats_clone numbers;
 	uint64_t started;
@@ -217,7 +218,7 @@ static enum clone_ready on_ready(void *ctx, struct vm *vm, struct vm_error *why)
 
 	if (vm_number(vm) > c->count)
 		return CLONE_GOES_ON;
-	if (cli_save(vm, c->save, &err)) {
+	if (cli_save(vm, c->save, c->base, &err)) {
 		snprintf(why->text, sizeof(why->text), "%s", err.text);
 		return CLONE_FAILS;
 	}
@@ -380,13 +381,15 @@ static int open_and_run(struct clone_command *c)
 
 	if (cli_open_kvm(&c->kvm))
 		return CLI_FAILED;
-	if (snapshot_open(c->path, arch_info.isa, &c->image, &c->numbers.image, &err)) {
+	if (snapshot_open_base(c->path, arch_info.isa, &c->image, &c->base, &c->numbers.image,
+	                       &err)) {
 		cli_error("%s", err.text);
 		goto close_kvm;
 	}
 	if (sink_open(&c->sink, c->dir, c->count == 1) == 0)
 		status = run_clones(c);
 	sink_close(&c->sink);
+	snapshot_base_free(c->base);
 	image_put(c->image);
 close_kvm:
 	kvm_close(&c->kvm);

@@ -311,7 +311,7 @@ static bool save_once(struct run_command *r, struct vm *vm)
 	uint64_t start = clock_ns();
 	struct snapshot_error err;
 
-	if (cli_save(vm, r->save, &err)) {
+	if (cli_save(vm, r->save, NULL, &err)) {
 		cli_error("%s", err.text);
 		r->save_failed = true;
 		return false;

@@ -72,12 +72,14 @@ static void note_temporary(void *ctx, int dir, const char *name)
 	atomic_store(&temporary.there, true);
 }
 
-int cli_save(struct vm *vm, const char *path, struct snapshot_error *err)
+int cli_save(struct vm *vm, const char *path, const struct snapshot_base *base,
+             struct snapshot_error *err)
 {
 	struct snapshot_request r = {
 		.isa = arch_info.isa,
 		.cpus = vm_cpus(vm),
 		.path = path,
+		.base = base,
 		.hook = {.temporary = note_temporary},
 	};
 	struct image *image;
@@ -102,9 +104,11 @@ void cli_say_saved(const char *path, uint64_t ns)
 	struct snapshot_info info;
 	struct snapshot_error err;
 
-	if (snapshot_stat(path, &info, &err) == 0)
-		fprintf(stderr,
-		        "saved %s: %" PRIu64 " MiB RAM, %.1f MiB in the file, %" PRIu64 " ms\n",
-		        path, info.ram_bytes / MIB, (double)info.data_bytes / (double)MIB,
-		        (ns + 500000) / 1000000);
+	if (snapshot_stat(path, &info, &err))
+		return;
+	fprintf(stderr, "saved %s: %" PRIu64 " MiB RAM, %.1f MiB in the file", path,
+	        info.ram_bytes / MIB, (double)info.data_bytes / (double)MIB);
+	if (info.layer_bytes)
+		fprintf(stderr, " over %s", info.parent[0] ? info.parent : "others");
+	fprintf(stderr, ", %" PRIu64 " ms\n", (ns + 500000) / 1000000);
 }

@@ -15,10 +15,12 @@
 #include "vmm/vm.h"
 
 /*
- * Snapshot a stopped VM and write the image to `path`. The VM may go on.
+ * Snapshot a stopped VM and write the image to `path`: all of it, or only what `base` does not hold.
+ * The VM may go on.
  * Return: 0; as vm_snapshot() and snapshot_write(), with one line in err->text that names `path`.
  */
-int cli_save(struct vm *vm, const char *path, struct snapshot_error *err);
+int cli_save(struct vm *vm, const char *path, const struct snapshot_base *base,
+             struct snapshot_error *err);
 
 /* Say on stderr what has been saved, and that it took `ns`. */
 void cli_say_saved(const char *path, uint64_t ns);

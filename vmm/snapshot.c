@@ -1,27 +1,24 @@
 // SPDX-License-Identifier: MIT
 /*
- * vmm/snapshot.c - looking at snapshot files: open as an image, describe, verify; and the helpers
- * that reader and writer share.
+ * vmm/snapshot.c - looking at snapshot files: open as an image, describe; and the helpers that
+ * reader and writer share.
  *
  * Invariants:
- *   1. snapshot_open() reads no guest memory; the image's extents name the file's frames
- *   2. the file descriptor has one owner: snap_file until the store takes it, then the store
+ *   1. snapshot_open() reads no guest memory; the image's extents name the files' frames
+ *   2. a file descriptor has one owner: snap_file until the store takes it, then the store
  *
  * Concurrency: no state; each call belongs to one thread.
  */
 #include "vmm/snapshot.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 #include "mm/store.h"
-#include "vmm/fileio.h"
 #include "vmm/snapshot_format.h"
 
 int snap_fail(struct snapshot_error *err, int code, const char *format, ...)
@@ -42,6 +39,22 @@ uint64_t snap_header_sum(const struct snap_header *h)
 
 	copy.header_sum = 0;
 	return XXH3_64bits(&copy, sizeof(copy));
+}
+
+static void describe_layers(const struct snap_file *f, struct snapshot_info *info)
+{
+	info->layered = true;
+	info->layers = f->header.layer_count;
+	info->pieces = f->header.piece_count;
+	for (uint32_t i = 0; f->layers && i < f->header.layer_count; i++) {
+		const struct snap_layer *l = &f->layers[i];
+
+		info->layer_bytes += l->pages << MM_PAGE_SHIFT;
+		if (!(l->flags & SNAP_LAYER_PARENT))
+			continue;
+		snprintf(info->parent, sizeof(info->parent), "%s", snap_layer_name(f, i));
+		memcpy(info->parent_hash, l->hash, sizeof(l->hash));
+	}
 }
 
 static void describe(const struct snap_file *f, struct snapshot_info *info)
@@ -66,73 +79,102 @@ static void describe(const struct snap_file *f, struct snapshot_info *info)
 	_Static_assert(sizeof(info->build) == sizeof(h->build), "copied whole");
 	memcpy(info->build, h->build, sizeof(info->build));
 	memcpy(info->ram, f->ram, h->region_count * sizeof(f->ram[0]));
+	snap_content_hash(h, info->hash);
+	if (h->features_required & SNAPSHOT_LAYERED)
+		describe_layers(f, info);
 }
 
-/* The table's entries as extents of `store`. Return: 0 and an array to free; -ENOMEM. */
-static int make_extents(const struct snap_file *f, struct store *store, struct extent **out)
+static struct extent slot_extent(const struct snap_extent *e, struct store *store)
 {
-	size_t count = f->header.extent_count;
-	struct extent *e = calloc(count ? count : 1, sizeof(*e));
+	return (struct extent){
+		.gpa = {e->gpa},
+		.pages = e->pages,
+		.frame = {(uint32_t)(e->offset >> MM_PAGE_SHIFT)},
+		.store = store,
+	};
+}
 
+static struct extent piece_extent(const struct snap_piece *p, const struct snapshot_base *base)
+{
+	return (struct extent){
+		.gpa = {p->gpa},
+		.pages = p->pages,
+		.frame = {(uint32_t)(p->offset >> MM_PAGE_SHIFT)},
+		.store = base->file[p->layer].store,
+	};
+}
+
+/* The table's entries as extents. Return: 0 and an array to free; -ENOMEM. */
+static int make_extents(const struct snap_file *f, const struct snapshot_base *base,
+                        struct extent **out, size_t *count)
+{
+	bool layered = f->header.features_required & SNAPSHOT_LAYERED;
+	struct extent *e;
+
+	*count = layered ? f->header.piece_count : f->header.extent_count;
+	e = calloc(*count ? *count : 1, sizeof(*e));
 	if (!e)
 		return -ENOMEM;
-	for (size_t i = 0; i < count; i++) {
-		e[i] = (struct extent){
-			.gpa = {f->extents[i].gpa},
-			.pages = f->extents[i].pages,
-			.frame = {(uint32_t)(f->extents[i].offset >> MM_PAGE_SHIFT)},
-			.store = store,
-		};
-	}
+	for (size_t i = 0; i < *count; i++)
+		e[i] = layered ? piece_extent(&f->pieces[i], base)
+		               : slot_extent(&f->extents[i], base->file[0].store);
 	*out = e;
 	return 0;
 }
 
-static int make_image(struct snap_file *f, struct image **out, struct snapshot_error *err)
+static int make_image(const struct snap_file *f, const struct snapshot_base *base,
+                      struct image **out, struct snapshot_error *err)
 {
 	struct image_parts parts = {
 		.ram = f->ram,
 		.ram_count = f->header.region_count,
-		.extent_count = f->header.extent_count,
 		.state = f->state,
 		.state_size = f->header.state_size,
 	};
 	struct extent *extents;
-	struct store *store;
 	int ret;
 
-	ret = store_open_file(f->fd, f->header.file_size, &store);
-	if (ret)
-		goto out;
-	f->fd = -1;
-	ret = make_extents(f, store, &extents);
-	if (ret)
-		goto out_put_store;
-	parts.extents = extents;
-	ret = image_create(&parts, out);
-	free(extents);
-out_put_store:
-	store_put(store);
-out:
+	ret = make_extents(f, base, &extents, &parts.extent_count);
+	if (!ret) {
+		parts.extents = extents;
+		ret = image_create(&parts, out);
+		free(extents);
+	}
 	if (ret)
 		snap_fail(err, ret, "%s cannot be made an image: %s", f->path, strerror(-ret));
 	return ret;
 }
 
-int snapshot_open(const char *path, uint32_t isa, struct image **out, struct snapshot_info *info,
-                  struct snapshot_error *err)
+int snapshot_open_base(const char *path, uint32_t isa, struct image **out,
+                       struct snapshot_base **base, struct snapshot_info *info,
+                       struct snapshot_error *err)
 {
+	struct snapshot_base *b;
 	struct snap_file f;
 	int ret;
 
 	ret = snap_file_open(&f, path, isa, err);
 	if (ret)
 		return ret;
-	ret = make_image(&f, out, err);
+	ret = snap_base_open(&f, &b, err);
+	if (ret)
+		goto out_close;
+	ret = make_image(&f, b, out, err);
 	if (!ret && info)
 		describe(&f, info);
+	if (!ret && base)
+		*base = b;
+	else
+		snapshot_base_free(b);
+out_close:
 	snap_file_close(&f);
 	return ret;
+}
+
+int snapshot_open(const char *path, uint32_t isa, struct image **out, struct snapshot_info *info,
+                  struct snapshot_error *err)
+{
+	return snapshot_open_base(path, isa, out, NULL, info, err);
 }
 
 int snapshot_stat(const char *path, struct snapshot_info *info, struct snapshot_error *err)
@@ -146,66 +188,4 @@ int snapshot_stat(const char *path, struct snapshot_info *info, struct snapshot_
 	describe(&f, info);
 	snap_file_close(&f);
 	return 0;
-}
-
-static uint32_t count_nonzero(const uint8_t *buffer, uint32_t pages)
-{
-	static const uint8_t zeros[MM_PAGE_SIZE];
-	uint32_t n = 0;
-
-	for (uint32_t i = 0; i < pages; i++)
-		n += memcmp(buffer + i * MM_PAGE_SIZE, zeros, MM_PAGE_SIZE) != 0;
-	return n;
-}
-
-static int verify_extent(const struct snap_file *f, const struct snap_extent *e, uint8_t *buffer,
-                         struct snapshot_error *err)
-{
-	size_t size = (size_t)e->pages << MM_PAGE_SHIFT;
-	uint64_t sum;
-	size_t got;
-	int ret;
-
-	ret = fileio_read_at(f->fd, buffer, size, e->offset, &got);
-	if (ret)
-		return snap_fail(err, ret, "%s cannot be read at offset %" PRIu64 ": %s", f->path,
-		                 e->offset, strerror(-ret));
-	if (got < size)
-		return snap_fail(err, -EBADMSG, "%s is truncated: it ends at offset %" PRIu64,
-		                 f->path, e->offset + got);
-	sum = XXH3_64bits(buffer, size);
-	if (sum != e->sum)
-		return snap_fail(err, -EBADMSG,
-		                 "%s is damaged between offsets %" PRIu64 " and %" PRIu64
-		                 " (guest memory at 0x%" PRIx64 "): checksum %016" PRIx64
-		                 ", should be %016" PRIx64,
-		                 f->path, e->offset, e->offset + size, e->gpa, sum, e->sum);
-	if (count_nonzero(buffer, e->pages) != e->nonzero)
-		return snap_fail(err, -EBADMSG,
-		                 "%s: the block at offset %" PRIu64 " does not hold "
-		                 "the %" PRIu32 " pages its extent counts",
-		                 f->path, e->offset, e->nonzero);
-	return 0;
-}
-
-int snapshot_verify(const char *path, uint32_t isa, struct snapshot_error *err)
-{
-	struct snap_file f;
-	uint8_t *buffer;
-	int ret;
-
-	ret = snap_file_open(&f, path, isa, err);
-	if (ret)
-		return ret;
-	buffer = malloc(MM_BLOCK_SIZE);
-	if (!buffer) {
-		ret = snap_fail(err, -ENOMEM, "%s cannot be verified: %s", path, strerror(ENOMEM));
-		goto out_close;
-	}
-	for (size_t i = 0; !ret && i < f.header.extent_count; i++)
-		ret = verify_extent(&f, &f.extents[i], buffer, err);
-	free(buffer);
-out_close:
-	snap_file_close(&f);
-	return ret;
 }

@@ -9,7 +9,8 @@
  *
  * Concurrency: no state.
  *
- * Not done here: reading the data (vmm/snapshot.c, snapshot_verify()).
+ * Not done here: reading the data (vmm/snapshot_verify.c); other files that a layered image lies in
+ * (vmm/snapshot_layers.c).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -43,23 +44,29 @@ static int fail_field(const struct snap_file *f, struct snapshot_error *err, siz
 	fail_field((f), (err), offsetof(struct snap_header, field), (what))
 
 /* O_NONBLOCK: a FIFO must not make us wait for a writer before we can refuse it. */
-static int open_regular(struct snap_file *f, uint64_t *size, struct snapshot_error *err)
+int snap_open_regular(const char *path, int *fd, struct snapshot_error *err)
 {
 	struct stat st;
 	int ret;
 
-	f->fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (f->fd < 0) {
+	*fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (*fd < 0) {
 		ret = -errno;
-		return snap_fail(err, ret, "%s cannot be opened: %s", f->path, strerror(-ret));
+		return snap_fail(err, ret, "%s cannot be opened: %s", path, strerror(-ret));
 	}
-	if (fstat(f->fd, &st)) {
-		ret = -errno;
-		return fail_read(f, err, ret, 0);
-	}
-	if (!S_ISREG(st.st_mode))
-		return snap_fail(err, -EBADMSG, "%s is not a regular file", f->path);
-	*size = (uint64_t)st.st_size;
+	if (fstat(*fd, &st) == 0 && S_ISREG(st.st_mode))
+		return 0;
+	close(*fd);
+	return snap_fail(err, -EBADMSG, "%s is not a regular file", path);
+}
+
+static int read_size(struct snap_file *f, struct snapshot_error *err)
+{
+	struct stat st;
+
+	if (fstat(f->fd, &st))
+		return fail_read(f, err, -errno, 0);
+	f->size = (uint64_t)st.st_size;
 	f->disk_bytes = (uint64_t)st.st_blocks * 512;
 	return 0;
 }
@@ -121,6 +128,27 @@ static bool fits(uint64_t offset, uint64_t size, uint64_t from, uint64_t to)
 	return offset >= from && offset <= to && size <= to - offset;
 }
 
+static int check_layered_layout(const struct snap_file *f, struct snapshot_error *err)
+{
+	const struct snap_header *h = &f->header;
+	uint64_t extents_end = h->extents_offset + h->extent_count * sizeof(struct snap_extent);
+	uint64_t pieces_end = h->pieces_offset + h->piece_count * sizeof(struct snap_piece);
+
+	if (h->piece_size != sizeof(struct snap_piece))
+		return FIELD(f, err, piece_size, "piece size");
+	if (!is_aligned(h->pieces_offset, 8) || h->piece_count > SNAPSHOT_PIECES_MAX ||
+	    !fits(h->pieces_offset, h->piece_count * sizeof(struct snap_piece), extents_end,
+	          h->data_offset))
+		return FIELD(f, err, pieces_offset, "piece table");
+	if (h->layer_count > SNAPSHOT_LAYERS_MAX)
+		return FIELD(f, err, layer_count, "number of layers");
+	if (!is_aligned(h->layers_offset, 8) || h->layers_size > SNAPSHOT_LAYERS_SIZE_MAX ||
+	    h->layers_size < h->layer_count * sizeof(struct snap_layer) ||
+	    !fits(h->layers_offset, h->layers_size, pieces_end, h->data_offset))
+		return FIELD(f, err, layers_offset, "layer table");
+	return 0;
+}
+
 static int check_layout(const struct snap_file *f, struct snapshot_error *err)
 {
 	const struct snap_header *h = &f->header;
@@ -144,14 +172,14 @@ static int check_layout(const struct snap_file *f, struct snapshot_error *err)
 	if (h->state_size > SNAPSHOT_STATE_MAX ||
 	    !fits(h->state_offset, h->state_size, SNAPSHOT_HEADER_SIZE, h->data_offset))
 		return FIELD(f, err, state_offset, "state section");
-	if (!is_aligned(h->extents_offset, 8) ||
-	    h->extent_count > h->data_offset / sizeof(struct snap_extent) ||
+	/* Each extent has a slot of its own, which bounds what is allocated for the table. */
+	if (!is_aligned(h->extents_offset, 8) || h->extent_count > h->data_size >> MM_BLOCK_SHIFT ||
 	    !fits(h->extents_offset, h->extent_count * sizeof(struct snap_extent), state_end,
 	          h->data_offset))
 		return FIELD(f, err, extents_offset, "extent table");
 	if (h->build[sizeof(h->build) - 1] != '\0')
 		return FIELD(f, err, build, "build");
-	return 0;
+	return h->features_required & SNAPSHOT_LAYERED ? check_layered_layout(f, err) : 0;
 }
 
 static int check_regions(struct snap_file *f, struct snapshot_error *err)
@@ -285,6 +313,24 @@ static int check_extents(const struct snap_file *f, struct snapshot_error *err)
 	return 0;
 }
 
+static int read_layers(struct snap_file *f, struct snapshot_error *err)
+{
+	const struct snap_header *h = &f->header;
+	void *table = NULL;
+	int ret;
+
+	ret = read_section(f, h->pieces_offset, h->piece_count * sizeof(struct snap_piece),
+	                   h->pieces_sum, "piece table", &table, err);
+	if (ret)
+		return ret;
+	f->pieces = table;
+	table = NULL;
+	ret = read_section(f, h->layers_offset, h->layers_size, h->layers_sum, "layer table",
+	                   &table, err);
+	f->layers = table;
+	return ret;
+}
+
 static int read_metadata(struct snap_file *f, struct snapshot_error *err)
 {
 	const struct snap_header *h = &f->header;
@@ -297,44 +343,63 @@ static int read_metadata(struct snap_file *f, struct snapshot_error *err)
 		return ret;
 	ret = read_section(f, h->extents_offset, h->extent_count * sizeof(struct snap_extent),
 	                   h->extents_sum, "extent table", &table, err);
+	if (ret)
+		return ret;
 	f->extents = table;
-	return ret;
+	return h->features_required & SNAPSHOT_LAYERED ? read_layers(f, err) : 0;
 }
 
 static int check_file(struct snap_file *f, uint32_t isa, struct snapshot_error *err)
 {
-	uint64_t size = 0;
 	int ret;
 
-	ret = open_regular(f, &size, err);
+	ret = read_size(f, err);
 	if (!ret)
 		ret = read_header(f, err);
 	if (!ret)
 		ret = check_target(f, isa, err);
 	if (!ret)
 		ret = check_layout(f, err);
-	if (!ret && size < f->header.file_size)
+	if (!ret && f->size < f->header.file_size)
 		ret = snap_fail(err, -EBADMSG,
 		                "%s is truncated: %" PRIu64 " bytes of %" PRIu64
 		                ", the rest is missing from offset %" PRIu64,
-		                f->path, size, f->header.file_size, size);
+		                f->path, f->size, f->header.file_size, f->size);
 	if (!ret)
 		ret = check_regions(f, err);
 	if (!ret)
 		ret = read_metadata(f, err);
 	if (!ret)
 		ret = check_extents(f, err);
+	if (!ret && f->header.features_required & SNAPSHOT_LAYERED)
+		ret = snap_check_layers(f, err);
+	return ret;
+}
+
+int snap_file_open_fd(struct snap_file *f, int fd, const char *path, uint32_t isa,
+                      struct snapshot_error *err)
+{
+	int ret;
+
+	*f = (struct snap_file){.path = path, .fd = fd};
+	ret = check_file(f, isa, err);
+	if (ret) {
+		f->fd = -1;
+		snap_file_close(f);
+	}
 	return ret;
 }
 
 int snap_file_open(struct snap_file *f, const char *path, uint32_t isa, struct snapshot_error *err)
 {
-	int ret;
+	int fd;
+	int ret = snap_open_regular(path, &fd, err);
 
-	*f = (struct snap_file){.path = path, .fd = -1};
-	ret = check_file(f, isa, err);
 	if (ret)
-		snap_file_close(f);
+		return ret;
+	ret = snap_file_open_fd(f, fd, path, isa, err);
+	if (ret)
+		close(fd);
 	return ret;
 }
 
@@ -344,7 +409,7 @@ void snap_file_close(struct snap_file *f)
 		close(f->fd);
 	free(f->state);
 	free(f->extents);
-	f->fd = -1;
-	f->state = NULL;
-	f->extents = NULL;
+	free(f->pieces);
+	free(f->layers);
+	*f = (struct snap_file){.path = f->path, .fd = -1};
 }
