@@ -33,7 +33,7 @@ ARCH_SRCS := $(ARCH_SRCS_$(ARCH))
 
 VMM_SRCS := $(addprefix vmm/, \
 	atomic_file.c bus.c console.c elf.c engine.c family.c guestctl.c hostinfo.c kernel.c \
-	kvm.c kvm_stats.c pmem.c power.c procmem.c serial.c series.c snapshot.c \
+	kvm.c kvm_stats.c pmem.c power.c procmem.c serial.c series.c shell.c snapshot.c \
 	snapshot_block.c snapshot_layers.c snapshot_read.c snapshot_verify.c snapshot_write.c \
 	vcpu.c vm.c vm_reset.c vm_slots.c vmstate.c watch.c worker.c)
 
@@ -51,7 +51,7 @@ BENCH_SRCS := $(BENCH_LIB_SRCS) $(BENCH_CLI_SRCS)
 # Linked into every guest program; guest/<program>.c are the programs.
 GUEST_SRCS_x86_64 := guest/x86_64/start.S guest/x86_64/isa.c
 GUEST_SRCS := guest/runtime.c $(GUEST_SRCS_$(ARCH))
-GUEST_PROGRAMS := counter crash forktree hello memwalk smp
+GUEST_PROGRAMS := counter crash forktree hello memwalk poke smp
 GUEST_LD := guest/$(ARCH)/guest.ld
 # What one program is made of beside its own file.
 MEMWALK_SRCS := $(addprefix guest/, contents.c order.c plan.c)
@@ -104,7 +104,8 @@ GUEST_LDFLAGS := -static -nostdlib -Wl,--build-id=none,-z,noexecstack,-z,norelro
 	-Wl,-z,max-page-size=4096,--fatal-warnings
 
 # Calls that the unit tests make fail on demand: tests/unit/inject.c stands in for them.
-)
+INJECT_WRAPS := mmap munmap mprotect madvise fallocate malloc calloc realloc ioctl memfd_create \
+	pthread_create eventfd open pread ftruncate openat pwrite fsync renameat
 INJECT := $(if $(filter tests/unit/inject.c,$(UNIT_SRCS)),$(INJECT_WRAPS:%=-Wl,--wrap=%))
 
 B := build/$(BUILD)

@@ -24,6 +24,7 @@
 #ifndef COWSLIP_ARCH_ARCH_H
 #define COWSLIP_ARCH_ARCH_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -32,15 +33,16 @@
 
 /* Facts about the ISA, constant. */
 struct arch_info {
-	const char *name;     /* "x86_64": as in a snapshot file */
-	uint32_t isa;         /* EM_ number of the ELF header: identifies the ISA in files */
-	gpa_t doorbell;       /* page of the guest-control device, outside any RAM layout */
-	gpa_t boot_info;      /* where struct abi_boot is put, inside RAM, below load_min */
-	gpa_t load_min;       /* programs are loaded at or above this */
-	uint64_t max_ram;     /* bytes, the most that boot structures can map */
-	uint16_t serial_port; /* I/O port of the first 16550, 0 where it is memory-mapped */
-	gpa_t serial_mmio;    /* its page where it is memory-mapped */
-	unsigned serial_irq;  /* its interrupt, a line of the in-kernel controller */
+	const char *name;        /* "x86_64": as in a snapshot file */
+	uint32_t isa;            /* EM_ number of the ELF header: identifies the ISA in files */
+	gpa_t doorbell;          /* page of the guest-control device, outside any RAM layout */
+	gpa_t boot_info;         /* where struct abi_boot is put, inside RAM, below load_min */
+	gpa_t load_min;          /* programs are loaded at or above this */
+	struct gpa_range tables; /* where arch_write_boot() puts page tables, the root first */
+	uint64_t max_ram;        /* bytes, the most that boot structures can map */
+	uint16_t serial_port;    /* I/O port of the first 16550, 0 where it is memory-mapped */
+	gpa_t serial_mmio;       /* its page where it is memory-mapped */
+	unsigned serial_irq;     /* its interrupt, a line of the in-kernel controller */
 
 	/*
 	 * What the firmware tables tell an operating system about ending itself, I/O ports; the
@@ -223,6 +225,23 @@ int arch_vcpu_check(const struct kvm *kvm, const void *buf, size_t size, char *w
 int arch_vm_save(const struct kvm *kvm, int vm_fd, bool irqchip, void *buf, size_t cap,
                  size_t *size);
 int arch_vm_restore(const struct kvm *kvm, int vm_fd, bool irqchip, const void *buf, size_t size);
+
+/*
+ * Does KVM translate through shadow tables here, made from the guest's page tables and kept like
+ * them by watching what the guest writes? What the VMM itself writes there it does not see.
+ */
+bool arch_shadow_paging(void);
+
+/*
+ * Before a vCPU that has run is restored into memory that has changed behind its back: no
+ * translation that KVM or the CPU remembers of it is used again, but for shadow tables (above) of
+ * page tables that differ now. Registers are not what they were. *root: the page table it ran on.
+ * Return: 0 or -errno of KVM.
+ */
+int arch_vcpu_forget(int vcpu_fd, gpa_t *root);
+
+/* The page table a stopped vCPU runs on. Return: 0 or -errno of KVM. */
+int arch_vcpu_root(int vcpu_fd, gpa_t *root);
 
 /* Program counter of a stopped vCPU, for crash reports; 0 when KVM won't say. */
 uint64_t arch_vcpu_pc(int vcpu_fd);

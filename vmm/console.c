@@ -22,6 +22,15 @@ void console_fini(struct console *c)
 	pthread_mutex_destroy(&c->lock);
 }
 
+void console_redirect(struct console *c, console_write_fn *write, void *ctx)
+{
+	pthread_mutex_lock(&c->lock);
+	c->write = write;
+	c->ctx = ctx;
+	c->first_ns = c->bytes = 0;
+	pthread_mutex_unlock(&c->lock);
+}
+
 void console_put(struct console *c, const void *data, size_t size)
 {
 	if (size == 0)

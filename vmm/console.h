@@ -15,7 +15,7 @@
 typedef void console_write_fn(void *ctx, const void *data, size_t size);
 
 struct console {
-	console_write_fn *write; /* NULL: output is dropped */
+	console_write_fn *write; /* NULL: output is dropped. Guarded by lock */
 	void *ctx;
 	pthread_mutex_t lock;
 	uint64_t first_ns; /* CLOCK_MONOTONIC of the first byte, 0: none yet. Guarded by lock */
@@ -24,6 +24,10 @@ struct console {
 
 void console_init(struct console *c, console_write_fn *write, void *ctx);
 void console_fini(struct console *c);
+
+/* From now on output goes there, and counts from nothing. */
+void console_redirect(struct console *c, console_write_fn *write, void *ctx);
+
 void console_put(struct console *c, const void *data, size_t size);
 
 /* CLOCK_MONOTONIC in nanoseconds. */

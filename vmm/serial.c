@@ -216,6 +216,15 @@ void serial_connect(struct serial *s, serial_irq_fn *irq, void *ctx)
 	s->irq_ctx = ctx;
 }
 
+void serial_drop_input(struct serial *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->head = s->count = s->received = 0;
+	memset(s->queue, 0, sizeof(s->queue));
+	update_line(s);
+	pthread_mutex_unlock(&s->lock);
+}
+
 size_t serial_input(struct serial *s, const void *data, size_t size)
 {
 	const uint8_t *in = data;

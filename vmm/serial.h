@@ -55,6 +55,9 @@ void serial_fini(struct serial *s);
 /* Before the first vCPU runs. */
 void serial_connect(struct serial *s, serial_irq_fn *irq, void *ctx);
 
+/* Input that waits, on the line and in the FIFO, was for another. */
+void serial_drop_input(struct serial *s);
+
 /* Feed input. Return: how many of `size` bytes were taken; the queue holds SERIAL_QUEUE. */
 size_t serial_input(struct serial *s, const void *data, size_t size);
 

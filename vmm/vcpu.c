@@ -597,6 +597,7 @@ void vm_run(struct vm *vm, uint64_t deadline_ns, struct vm_report *out)
 
 void vm_kick(struct vm *vm)
 {
+	atomic_store(&vm->marked, true);
 	atomic_store(&vm->kicked, true);
 	vcpu_kick(&vm->vcpus[0]);
 }

@@ -48,6 +48,7 @@ static void on_nomem(void *ctx, struct violation v)
 	uint64_t run = atomic_load(&vm->epoch);
 	uint64_t patience = clock_ns() + NOMEM_PATIENCE_NS;
 
+	atomic_store(&vm->marked, true);
 	atomic_store(&vm->nomem_at, v.gpa.v);
 	atomic_store(&vm->nomem, true);
 	for (unsigned i = 0; i < vm->cpu_count; i++)
@@ -365,6 +366,10 @@ int vm_create(const struct vm_config *c, struct vm **out, struct vm_error *err)
 	vm->fd = -1;
 	vm->number = c->number;
 	vm->open.gpa = BELL_SILENT;
+	vm->made.pool = c->pool;
+	vm->made.image = c->image;
+	vm->made.faults = c->faults;
+	vm->made.limit_bytes = c->limit_bytes;
 	vm->times.asked = asked;
 	lock_init(&vm->lock, LOCK_VM);
 	init_changed(vm);
@@ -525,6 +530,11 @@ int vm_snapshot(struct vm *vm, struct image **out, struct vm_error *err)
 		return fail(err, r, "machine state: %s", strerror(-r));
 	r = space_publish(vm->space, state, size, out);
 	free(state);
+	/* Its image is another one now; the old one may go, and its address come again. */
+	if (r == 0) {
+		vm->made.image = NULL;
+		vm->resettable = NULL;
+	}
 	return r ? fail(err, r, "memory snapshot: %s", strerror(-r)) : 0;
 }
 

@@ -187,8 +187,9 @@ int vm_snapshot(struct vm *vm, struct image **out, struct vm_error *err);
  * descriptors, threads and slots stay; memory costs what was changed (space_reset). Its image is
  * what it was made from, or what vm_snapshot() last made of it.
  * Return: 0; -EINVAL when it has none, or arg is too long; -ENOTSUP when its memory is the
- * embedder's; -ENOTRECOVERABLE when it was given up for want of frames; -errno of space_reset(): it
- * is as before. -errno of KVM or of answering: it can only be reset again or destroyed.
+ * embedder's; -ENOTRECOVERABLE when it was given up for want of frames: it is as before. -ESTALE
+ * when KVM translates through shadows of page tables that are the guest's own; -errno of
+ * space_reset(), of KVM or of answering: it can only be reset again or destroyed.
  */
 int vm_reset(struct vm *vm, uint64_t number, const char *arg, struct vm_error *err);
 
@@ -201,6 +202,13 @@ int vm_reset(struct vm *vm, uint64_t number, const char *arg, struct vm_error *e
  * space_protect(), then nothing changed; -errno of KVM: the VM can only be destroyed.
  */
 int vm_protect(struct vm *vm, struct gpa_range range, enum protection p, struct vm_error *err);
+
+/*
+ * vm_reset() for another clone, of whom the last one leaves nothing: its number, argument, console
+ * and mailbox are those of `c`, what was typed for the last one and its counters are gone. The
+ * rest of `c` is what the VM was made with. Return: as vm_reset().
+ */
+int vm_reuse(struct vm *vm, const struct vm_config *c, struct vm_error *err);
 
 /*
  * After VM_FORK: tell the guest the child's number (1..INT32_MAX) or -errno. Without it the

@@ -45,6 +45,13 @@ struct open_request {
 	bool is_fork;
 };
 
+/* How this host's KVM translates. */
+enum paging {
+	PAGING_UNKNOWN,
+	PAGING_TWO_STAGES,
+	PAGING_SHADOW, /* through tables that it makes from the guest's */
+};
+
 /* What a VM must have been made with for a saved state to fit it. */
 struct machine {
 	unsigned cpus;
@@ -70,10 +77,20 @@ struct vm {
 	struct power power;
 	struct guestctl ctl;
 
+	/* What it was made with: who may have it next (vmm/shell.c). Constant. */
+	struct {
+		const struct pool *pool;
+		const struct image *image; /* not held: only compared with the space's */
+		enum fault_choice faults;
+		uint64_t limit_bytes;
+	} made;
+
 	/* Owner's alone. */
 	struct open_request open;
 	struct vm_times times;
-	uint64_t deadline_ns;                         /* of the vm_run() under way, 0: none */
+	enum paging paging;             /* PAGING_UNKNOWN until the first reset */
+	const struct image *resettable; /* the image that was found fit for resets here, or NULL */
+	uint64_t deadline_ns;           /* of the vm_run() under way, 0: none */
 	struct kvm_stats_layout vm_stats, vcpu_stats; /* of this VM's and of its vCPUs' files */
 
 	/* Starting and stopping the other vCPUs' threads. */
@@ -88,6 +105,7 @@ struct vm {
 	_Atomic unsigned inside; /* vCPUs that are in KVM_RUN */
 	_Atomic bool ruined; /* the guest has seen memory it should not have: never run it again */
 	_Atomic bool kicked; /* vm_kick() */
+	_Atomic bool marked; /* it was kicked or out of frames once: not for others (vmm/shell.c) */
 	_Atomic bool nomem;  /* a violation found no frame; `nomem_at` says where */
 	_Atomic uint64_t nomem_at;
 	_Atomic bool owner_runs; /* `owner` is inside vm_run() */

@@ -9,6 +9,7 @@
  */
 #include <cpuid.h>
 #include <elf.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 #include "arch/arch.h"
@@ -20,6 +21,7 @@ const struct arch_info arch_info = {
 	.doorbell = {X86_DOORBELL},
 	.boot_info = {X86_BOOT_INFO},
 	.load_min = {X86_LOAD_MIN},
+	.tables = {{X86_PAGE_TABLES}, X86_TABLES_END - X86_PAGE_TABLES},
 	.max_ram = X86_MAX_RAM,
 	.serial_port = X86_SERIAL_PORT,
 	.serial_irq = X86_SERIAL_IRQ,
@@ -72,15 +74,16 @@ struct kvm_module {
 	const char *path;
 	const char *bare, *nested;                 /* kind of KVM */
 	const char *bare_told_by, *nested_told_by; /* what says so */
+	const char *two_stages;                    /* its parameter: is there a second stage? */
 };
 
 /* The software one first: its host may have the others' modules loaded as well. */
 static const struct kvm_module kvm_modules[] = {
-	{"/sys/module/kvm_pvm", "pvm", "pvm", "module kvm_pvm", "module kvm_pvm"},
+	{"/sys/module/kvm_pvm", "pvm", "pvm", "module kvm_pvm", "module kvm_pvm", NULL},
 	{"/sys/module/kvm_intel", "vmx", "nested-vmx", "module kvm_intel",
-         "module kvm_intel under a hypervisor"},
+         "module kvm_intel under a hypervisor", "/sys/module/kvm_intel/parameters/ept"},
 	{"/sys/module/kvm_amd", "svm", "nested-svm", "module kvm_amd",
-         "module kvm_amd under a hypervisor"},
+         "module kvm_amd under a hypervisor", "/sys/module/kvm_amd/parameters/npt"},
 };
 
 static const struct kvm_module *loaded_module(void)
@@ -89,6 +92,21 @@ static const struct kvm_module *loaded_module(void)
 		if (access(kvm_modules[i].path, F_OK) == 0)
 			return &kvm_modules[i];
 	return NULL;
+}
+
+/* Where nothing says that there is a second stage, there may be none. */
+bool arch_shadow_paging(void)
+{
+	const struct kvm_module *m = loaded_module();
+	char set = 'N';
+	int fd = m && m->two_stages ? open(m->two_stages, O_RDONLY | O_CLOEXEC) : -1;
+
+	if (fd < 0)
+		return true;
+	if (read(fd, &set, 1) != 1)
+		set = 'N';
+	close(fd);
+	return set != 'Y' && set != '1';
 }
 
 const char *arch_kvm_kind(void)

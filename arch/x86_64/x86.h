@@ -32,6 +32,7 @@
 #define X86_LOAD_MIN    UINT64_C(0x100000)
 #define X86_RAM_LOW_END (UINT64_C(3) << 30)
 #define X86_RAM_HIGH    (UINT64_C(4) << 30)
+#define X86_CR3_TABLE   UINT64_C(0x000ffffffffff000)
 #define X86_DOORBELL    UINT64_C(0xd0000000)
 #define X86_TSS_ADDR    UINT64_C(0xfffbd000) /* three pages KVM needs on VMX, in the device hole */
 #define X86_MAX_RAM     (UINT64_C(128) << 30)

@@ -1,0 +1,711 @@
+// SPDX-License-Identifier: MIT
+/*
+ * tests/kvm/test_shell.c - VMs that are used again: a clone in one is to the bit what it would be
+ * in a new VM, whatever the last one did and whatever was done to it.
+ *
+ * The guest is a script whose clones each do what their input says: the list they go on with.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "arch/arch.h"
+#include "guest/poke.h"
+#include "tests/kvm/lab.h"
+#include "tests/kvm/script.h"
+#include "vmm/shell.h"
+#include "vmm/vm_internal.h"
+
+#define POOL     (256 * MIB)
+#define FETCH    (SCRIPT_REQUEST + 0x1000) /* the request for the list */
+#define LEAVE    (SCRIPT_REQUEST + 0x2000)
+#define SAY      (SCRIPT_REQUEST + 0x3000)
+#define TELL     (SCRIPT_REQUEST + 0x4000)
+#define FORK     (SCRIPT_REQUEST + 0x5000)
+#define ERRAND   UINT64_C(0x580000) /* where the list comes to lie */
+#define PAGE     MM_PAGE_SIZE
+#define MSRS_MAX 512u
+
+/* ---- the image ---- */
+
+/* At READY; then each clone does what its input says. The other vCPUs count. */
+static struct image *errand_image(const struct lab *l, unsigned cpus)
+{
+	const struct step first[] = {
+		{STEP_RING, SCRIPT_REQUEST, 0}, {STEP_RING, FETCH, 0}, {STEP_GOTO, ERRAND, 0}};
+	struct vm_config c = lab_config(l, SCRIPT_RAM, cpus, FAULTS_AUTO, NULL);
+	struct vm *vm = lab_make(&c);
+	struct image *image;
+
+	script_boot(vm);
+	script_request(vm, SCRIPT_REQUEST, ABI_READY, 0, 0, 0);
+	script_request(vm, FETCH, ABI_INPUT, 0, ERRAND, PAGE);
+	script_request(vm, LEAVE, ABI_EXIT, 7, 0, 0);
+	script_request(vm, SAY, ABI_WRITE, 0, SCRIPT_DATA, 6);
+	script_request(vm, TELL, ABI_OUTPUT, 0, SCRIPT_DATA, 6);
+	script_request(vm, FORK, ABI_FORK, 0, 0, 0);
+	cr_assert_eq(space_write(vm_space(vm), (gpa_t){SCRIPT_DATA}, "hello\n", 6), 0);
+	/* A page of each kind that a clone may change: with data, zero, never written. */
+	for (uint64_t i = 0; i < 64; i++)
+		script_set_word(vm, SCRIPT_DATA + (1 + i) * PAGE, 0x1234 + i);
+	script_list(vm, 0, first, 3);
+	for (unsigned cpu = 1; cpu < cpus; cpu++) {
+		const struct step count[] = {
+			{STEP_COUNT, SCRIPT_DATA + 0x800 + 8 * cpu, 0},
+			{STEP_GOTO, SCRIPT_LIST(cpu), 0},
+		};
+
+		script_list(vm, cpu, count, 2);
+	}
+	lab_expect(vm, VM_READY, 0);
+	image = lab_snapshot(vm);
+	vm_destroy(vm);
+	return image;
+}
+
+/* Handed over by a guest. */
+struct heard {
+	unsigned messages;
+	char last[8];
+};
+
+static void hear(void *ctx, const void *data, size_t size)
+{
+	struct heard *h = ctx;
+
+	h->messages++;
+	memcpy(h->last, data, size < 7 ? size : 7);
+}
+
+static const struct step just_leave[] = {{STEP_RING, LEAVE, 0}};
+
+static struct vm_config clone_config(const struct lab *l, struct image *image, uint64_t number,
+                                     enum fault_choice faults, struct tape *t)
+{
+	return (struct vm_config){
+		.kvm = &l->kvm,
+		.pool = l->pool,
+		.image = image,
+		.number = number,
+		.faults = faults,
+		.console = t ? tape_write : NULL,
+		.console_ctx = t,
+		.mailbox = {.input = just_leave, .input_size = sizeof(just_leave)},
+	};
+}
+
+static struct vm *take(struct shells *s, const struct vm_config *c)
+{
+	struct vm_error err = {""};
+	struct vm *vm = NULL;
+	int r = shells_take(s, c, &vm, &err);
+
+	cr_assert_eq(r, 0, "%d: %s", r, err.text);
+	return vm;
+}
+
+static struct shells *store(unsigned most)
+{
+	struct shells *s;
+
+	cr_assert_eq(shells_create(most, &s), 0);
+	return s;
+}
+
+static struct shells_stats stats_of(struct shells *s)
+{
+	struct shells_stats stats;
+
+	shells_stats(s, &stats);
+	return stats;
+}
+
+/* Can a VM of these machines be reset on this host? */
+static void expect_stats(struct shells *s, uint64_t made, uint64_t reused, uint64_t refused,
+                         unsigned idle)
+{
+	struct shells_stats is = stats_of(s);
+
+	cr_assert(is.made == made && is.reused == reused && is.refused == refused &&
+	                  is.idle == idle,
+	          "made %lu, reused %lu, refused %lu, idle %u", is.made, is.reused, is.refused,
+	          is.idle);
+}
+
+/* ---- all there is to see of a VM ---- */
+
+struct msrs {
+	uint32_t count, zero;
+	struct kvm_msr_entry entries[MSRS_MAX];
+};
+
+/* Everything KVM gives away of a vCPU, but time. */
+struct look {
+	struct kvm_regs regs;
+	struct kvm_sregs sregs;
+	struct kvm_debugregs debug;
+	struct kvm_vcpu_events events;
+	struct kvm_mp_state mp;
+	struct kvm_xcrs xcrs;
+	uint8_t xsave[16384];
+	struct msrs msrs;
+};
+
+static bool is_time(uint32_t msr)
+{
+	return msr == 0x10 || msr == 0x6e0;
+}
+
+/* All registers KVM names, and what it can read of them; 0 for the others. */
+static void look_at_msrs(const struct kvm *kvm, int fd, struct msrs *out)
+{
+	struct {
+		uint32_t count, indices[MSRS_MAX];
+	} list = {.count = MSRS_MAX};
+
+	cr_assert_eq(kvm_ioctl_var(kvm->fd, KVM_GET_MSR_INDEX_LIST, &list), 0);
+	out->count = list.count;
+	for (uint32_t i = 0; i < list.count; i++) {
+		struct {
+			uint32_t count, zero;
+			struct kvm_msr_entry entry;
+		} one = {.count = 1, .entry = {.index = list.indices[i]}};
+		int r = is_time(list.indices[i]) ? 0 : kvm_ioctl_var(fd, KVM_GET_MSRS, &one);
+
+		out->entries[i] = one.entry;
+		if (r != 1)
+			out->entries[i].data = 0;
+	}
+}
+
+static void look_at(const struct vm *vm, unsigned cpu, struct look *out)
+{
+	const struct kvm *kvm = vm->kvm;
+	int fd = vm->vcpus[cpu].fd;
+
+	memset(out, 0, sizeof(*out));
+	cr_assert_leq(kvm->caps.xsave_size, sizeof(out->xsave));
+	cr_assert_eq(kvm_ioctl(fd, KVM_GET_REGS, &out->regs), 0);
+	cr_assert_eq(kvm_ioctl(fd, KVM_GET_SREGS, &out->sregs), 0);
+	cr_assert_eq(kvm_ioctl(fd, KVM_GET_DEBUGREGS, &out->debug), 0);
+	cr_assert_eq(kvm_ioctl(fd, KVM_GET_VCPU_EVENTS, &out->events), 0);
+	cr_assert_eq(kvm_ioctl(fd, KVM_GET_MP_STATE, &out->mp), 0);
+	if (kvm->caps.xcrs)
+		cr_assert_eq(kvm_ioctl(fd, KVM_GET_XCRS, &out->xcrs), 0);
+	cr_assert_eq(
+		kvm_ioctl_ptr(fd, kvm->caps.xsave2 ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, out->xsave),
+		0);
+	look_at_msrs(kvm, fd, &out->msrs);
+}
+
+#define SAME(what, field)                                                                          \
+	cr_assert_eq(memcmp(&a->field, &b->field, sizeof(a->field)), 0, "vCPU %u: " what, cpu)
+
+static void same_vcpu(const struct vm *fresh, const struct vm *used, unsigned cpu)
+{
+	struct look *a = malloc(sizeof(*a)), *b = malloc(sizeof(*b));
+
+	cr_assert(a && b);
+	look_at(fresh, cpu, a);
+	look_at(used, cpu, b);
+	SAME("general registers", regs);
+	SAME("system registers", sregs);
+	SAME("debug registers", debug);
+	SAME("events", events);
+	SAME("run state", mp);
+	SAME("XCR0", xcrs);
+	for (size_t i = 0; i < sizeof(a->xsave); i++)
+		cr_assert_eq(a->xsave[i], b->xsave[i], "vCPU %u: vector byte %zu", cpu, i);
+	for (uint32_t i = 0; i < a->msrs.count; i++)
+		cr_assert_eq(a->msrs.entries[i].data, b->msrs.entries[i].data,
+		             "vCPU %u: MSR %#x: %llx, %llx", cpu, a->msrs.entries[i].index,
+		             a->msrs.entries[i].data, b->msrs.entries[i].data);
+	cr_assert_eq(fresh->vcpus[cpu].halted, used->vcpus[cpu].halted);
+	cr_assert_eq(fresh->ctl.bell[cpu], used->ctl.bell[cpu]);
+	cr_assert(!used->vcpus[cpu].pending && !used->vcpus[cpu].deferred);
+	cr_assert_eq(used->power.ended[cpu], -1);
+	free(a);
+	free(b);
+}
+
+static void same_devices(struct vm *fresh, struct vm *used)
+{
+	struct serial_regs sa, sb;
+	struct power_regs pa, pb;
+	struct vm_exits exits;
+
+	serial_save(&fresh->serial, &sa);
+	serial_save(&used->serial, &sb);
+	cr_assert_eq(memcmp(&sa, &sb, sizeof(sa)), 0);
+	cr_assert_eq(used->serial.count + used->serial.received, 0);
+	for (unsigned i = 0; i < SERIAL_QUEUE; i++)
+		cr_assert_eq(used->serial.queue[i], 0, "byte %u of what was typed", i);
+	cr_assert_eq(fresh->serial.line, used->serial.line);
+	power_save(&fresh->power, &pa);
+	power_save(&used->power, &pb);
+	cr_assert_eq(memcmp(&pa, &pb, sizeof(pa)), 0);
+	cr_assert_eq(fresh->power.line, used->power.line);
+	cr_assert_eq(fresh->open.gpa, used->open.gpa);
+	cr_assert_eq(vm_number(fresh), vm_number(used));
+	cr_assert(!used->arg || (fresh->arg && strcmp(fresh->arg, used->arg) == 0));
+	vm_exits(used, &exits);
+	cr_assert_eq(exits.mmio + exits.io + exits.interrupted + exits.other, 0);
+	cr_assert(!used->kicked && !used->nomem);
+	cr_assert_eq(used->console.bytes, 0);
+}
+
+/* Every page; all but the two random fields of the answer to READY. */
+static void same_memory(struct vm *fresh, struct vm *used)
+{
+	const uint64_t mask = SCRIPT_REQUEST + offsetof(struct abi_request, generation);
+	uint8_t a[PAGE], b[PAGE];
+
+	for (uint64_t at = 0; at < SCRIPT_RAM; at += PAGE) {
+		cr_assert_eq(space_read(vm_space(fresh), (gpa_t){at}, a, PAGE), 0);
+		cr_assert_eq(space_read(vm_space(used), (gpa_t){at}, b, PAGE), 0);
+		if (at == SCRIPT_REQUEST) {
+			memset(a + mask - at, 0, 8 + ABI_ENTROPY);
+			memset(b + mask - at, 0, 8 + ABI_ENTROPY);
+		}
+		cr_assert_eq(memcmp(a, b, PAGE), 0, "page at %#lx", at);
+	}
+}
+
+static void same(struct vm *fresh, struct vm *used)
+{
+	for (unsigned cpu = 0; cpu < vm_cpus(fresh); cpu++)
+		same_vcpu(fresh, used, cpu);
+	same_devices(fresh, used);
+	same_memory(fresh, used);
+}
+
+/* ---- and all that can be done to it ---- */
+
+static void spoil_msrs(const struct kvm *kvm, int fd)
+{
+	struct msrs *m = malloc(sizeof(*m));
+
+	cr_assert(m);
+	look_at_msrs(kvm, fd, m);
+	for (uint32_t i = 0; i < m->count; i++) {
+		struct {
+			uint32_t count, zero;
+			struct kvm_msr_entry entry;
+		} one = {.count = 1, .entry = m->entries[i]};
+
+		/* What a register does not take it does not take. */
+		for (unsigned bit = 0; bit < 48 && !is_time(one.entry.index); bit++) {
+			one.entry.data = m->entries[i].data ^ (UINT64_C(1) << bit);
+			if (kvm_ioctl_var(fd, KVM_SET_MSRS, &one) == 1)
+				break;
+		}
+	}
+	free(m);
+}
+
+static void spoil_vcpu(const struct vm *vm, unsigned cpu)
+{
+	const struct kvm_mp_state halted = {KVM_MP_STATE_HALTED};
+	struct kvm_debugregs debug = {.db = {1, 2, 3, 4}, .dr6 = 0xffff0ff1, .dr7 = 0x400};
+	struct kvm_vcpu_events events;
+	struct kvm_sregs sregs;
+	struct kvm_fpu fpu;
+	struct kvm_regs regs;
+	int fd = vm->vcpus[cpu].fd;
+
+	memset(&regs, 0xa5, sizeof(regs));
+	regs.rflags = 0x8d7;
+	memset(&fpu, 0x5a, sizeof(fpu));
+	fpu.mxcsr = 0x1fbf;
+	cr_assert_eq(kvm_ioctl(fd, KVM_SET_REGS, &regs), 0);
+	cr_assert_eq(kvm_ioctl(fd, KVM_SET_FPU, &fpu), 0);
+	cr_assert_eq(kvm_ioctl(fd, KVM_SET_DEBUGREGS, &debug), 0);
+	cr_assert_eq(kvm_ioctl(fd, KVM_GET_SREGS, &sregs), 0);
+	sregs.gdt.base += 64;
+	sregs.fs.base = 0x123456;
+	sregs.cr2 = 0x777000;
+	sregs.interrupt_bitmap[1] = 1;
+	cr_assert_eq(kvm_ioctl(fd, KVM_SET_SREGS, &sregs), 0);
+	spoil_msrs(vm->kvm, fd);
+	cr_assert_eq(kvm_ioctl(fd, KVM_GET_VCPU_EVENTS, &events), 0);
+	events.exception.injected = 1;
+	events.exception.nr = 13;
+	events.exception.has_error_code = 1;
+	events.exception.error_code = 0x30;
+	events.nmi.pending = 1;
+	events.flags |= KVM_VCPUEVENT_VALID_NMI_PENDING;
+	cr_assert_eq(kvm_ioctl(fd, KVM_SET_VCPU_EVENTS, &events), 0);
+	(void)kvm_ioctl(fd, KVM_SET_MP_STATE, (struct kvm_mp_state *)(uintptr_t)&halted);
+	vm->vcpus[cpu].halted = true;
+}
+
+/* Everything about a stopped VM that its last clone, or its owner, could have left changed. */
+static void spoil(struct vm *vm, uint64_t *seed)
+{
+	const struct serial_regs serial = {1, 2, 3, 0x1b, 5, 6, 7, 1};
+	const struct power_regs power = {1, 2, 3, 4, 5};
+	uint8_t junk[200];
+
+	for (unsigned cpu = 0; cpu < vm_cpus(vm); cpu++) {
+		spoil_vcpu(vm, cpu);
+		vm->ctl.bell[cpu] = 0x1000 * cpu;
+		vm->vcpus[cpu].pending = vm->vcpus[cpu].deferred = true;
+		vm->power.ended[cpu] = 3;
+	}
+	memset(junk, 0xdb, sizeof(junk));
+	for (unsigned i = 0; i < 300; i++) {
+		/* Not the page tables: that is another test. */
+		gpa_t at = {0x100000 + lab_random(seed) % (SCRIPT_RAM - 0x100000 - 200)};
+
+		cr_assert_eq(space_write(vm_space(vm), at, junk, sizeof(junk)), 0);
+	}
+	serial_restore(&vm->serial, &serial);
+	cr_assert_gt(vm_input(vm, junk, sizeof(junk)), 0);
+	power_restore(&vm->power, &power);
+	vm_set_input(vm, junk, sizeof(junk));
+	vm->open = (struct open_request){0x4000, true};
+}
+
+static void bit_for_bit(unsigned cpus, enum fault_choice faults)
+{
+	static const struct step busy[] = {
+		{STEP_STORE, SCRIPT_DATA + 0x100, 0xabcdef},
+		{STEP_TOUCH, SCRIPT_DATA + 2 * PAGE, 40},
+		{STEP_TOUCH, SCRIPT_DATA + 4 * MIB, 600},
+		{STEP_RING, SAY, 0},
+		{STEP_PRINT, SCRIPT_DATA, 6},
+		{STEP_RING, TELL, 0},
+		{STEP_RING, LEAVE, 0},
+	};
+	static struct tape ta, tb;
+	struct heard ha = {0}, hb = {0};
+	struct shells *s = store(2);
+	uint64_t seed = lab_seed();
+	struct image *image;
+	struct vm_config c;
+	struct lab l;
+
+	lab_open(&l, POOL);
+	image = errand_image(&l, cpus);
+	for (unsigned round = 0; round < 6; round++) {
+		struct vm *fresh, *used;
+		struct vm_error err;
+
+		c = clone_config(&l, image, 100 + round, faults, &tb);
+		c.mailbox = (struct vm_mailbox){busy, sizeof(busy), hear, &hb};
+		c.arg = round % 2 ? "odd" : NULL;
+		used = take(s, &c);
+		c.console_ctx = &ta;
+		c.mailbox.ctx = &ha;
+		cr_assert_eq(vm_create(&c, &fresh, &err), 0, "%s", err.text);
+		same(fresh, used);
+		ta = tb = (struct tape){0};
+		ha = hb = (struct heard){0};
+		lab_expect(fresh, VM_EXITED, 7);
+		lab_expect(used, VM_EXITED, 7);
+		if (cpus == 1)
+			same_memory(fresh, used);
+		cr_assert_str_eq(ta.text, "hello\nhello\n");
+		cr_assert_str_eq(tb.text, ta.text);
+		cr_assert(hb.messages == 1 && strcmp(hb.last, "hello\n") == 0);
+		cr_assert(ha.messages == 1);
+		spoil(used, &seed);
+		shells_give(s, used, VM_EXITED);
+		expect_stats(s, 1, round, 0, 1);
+		vm_destroy(fresh);
+	}
+	shells_destroy(s);
+	image_put(image);
+	lab_close(&l);
+}
+
+TEST_BOTH_PATHS(shell, bit_for_bit)
+{
+	bit_for_bit(1, faults);
+}
+
+TEST_BOTH_PATHS(shell, bit_for_bit_of_three)
+{
+	bit_for_bit(3, faults);
+}
+
+/* ---- whose VM is used again ---- */
+
+static void expect_result(const struct lab *l, struct image *image, const struct step *steps,
+                          size_t size, enum vm_event end, bool kept)
+{
+	struct shells *s = store(1);
+	struct vm_config c = clone_config(l, image, 1, FAULTS_AUTO, NULL);
+	struct vm_report r;
+	struct vm *vm;
+
+	c.mailbox.input = steps;
+	c.mailbox.input_size = size;
+	vm = take(s, &c);
+	r = lab_run_for(vm, SECOND / 5);
+	cr_assert_eq(r.event, end, "event %d, wanted %d: %s", r.event, end, r.text);
+	shells_give(s, vm, r.event);
+	expect_stats(s, 1, 0, !kept, kept);
+	shells_destroy(s);
+}
+
+Test(shell, ends)
+{
+	static const struct step crash[] = {{STEP_RING, UINT64_C(0x123456789000), 0}};
+	static const struct step busy[] = {{STEP_COUNT, SCRIPT_DATA, 0}, {STEP_GOTO, ERRAND, 0}};
+	static const struct step fork[] = {{STEP_RING, FORK, 0}, {STEP_RING, LEAVE, 0}};
+	struct shells *s = store(4);
+	struct vm_config c;
+	struct image *image, *child;
+	struct lab l;
+	struct vm *vm;
+
+	lab_open(&l, POOL);
+	image = errand_image(&l, 1);
+	expect_result(&l, image, just_leave, sizeof(just_leave), VM_EXITED, true);
+	expect_result(&l, image, crash, sizeof(crash), VM_CRASHED, false);
+	expect_result(&l, image, busy, sizeof(busy), VM_TIMEOUT, false);
+	expect_result(&l, image, fork, sizeof(fork), VM_FORK, false);
+
+	/* A VM that forked is a clone of another image now, however it ends. */
+	c = clone_config(&l, image, 1, FAULTS_AUTO, NULL);
+	c.mailbox = (struct vm_mailbox){.input = fork, .input_size = sizeof(fork)};
+	vm = take(s, &c);
+	lab_expect(vm, VM_FORK, 0);
+	child = lab_snapshot(vm);
+	cr_assert_eq(vm_answer_fork(vm, 2), 0);
+	lab_expect(vm, VM_EXITED, 7);
+	shells_give(s, vm, VM_EXITED);
+	image_put(child);
+	expect_stats(s, 1, 0, 1, 0);
+
+	/* A kick may come late: nobody else's VM may get it. */
+	c.mailbox = (struct vm_mailbox){.input = busy, .input_size = sizeof(busy)};
+	vm = take(s, &c);
+	vm_kick(vm);
+	lab_expect(vm, VM_KICKED, 0);
+	shells_give(s, vm, VM_EXITED);
+	expect_stats(s, 2, 0, 2, 0);
+
+	/* Never run at all. */
+	shells_give(s, take(s, &c), VM_READY);
+	expect_stats(s, 3, 0, 2, 1);
+	shells_destroy(s);
+	image_put(image);
+	lab_close(&l);
+}
+
+/* Another image, path or limit wants another VM; more than may be kept are not. */
+Test(shell, fits)
+{
+	struct shells *s = store(2);
+	struct vm_error err;
+	struct vm_config c, other;
+	struct image *image, *second;
+	struct lab l;
+	struct vm *vm[3];
+
+	lab_open(&l, POOL);
+	image = errand_image(&l, 1);
+	second = errand_image(&l, 1);
+	c = clone_config(&l, image, 1, FAULTS_KERNEL, NULL);
+	cr_assert_eq(shells_prepare(s, &c, 5, &err), 0);
+	expect_stats(s, 3, 0, 0, 2);
+	other = c;
+	other.image = second;
+	shells_give(s, take(s, &other), VM_READY);
+	expect_stats(s, 4, 0, 0, 2);
+	other = c;
+	other.limit_bytes = 4 * MIB;
+	shells_give(s, take(s, &other), VM_READY);
+	expect_stats(s, 5, 0, 0, 2);
+	for (unsigned i = 0; i < 3; i++)
+		vm[i] = take(s, &c);
+	expect_stats(s, 6, 2, 0, 0);
+	for (unsigned i = 0; i < 3; i++) {
+		lab_expect(vm[i], VM_EXITED, 7);
+		shells_give(s, vm[i], VM_EXITED);
+	}
+	expect_stats(s, 6, 2, 0, 2);
+	shells_destroy(s);
+	image_put(second);
+	image_put(image);
+	lab_close(&l);
+}
+
+/* ---- page tables ---- */
+
+/* The entry of `address` in the tables a guest is booted with, where 2 MiB are one. */
+static uint64_t block_entry(struct vm *vm, uint64_t address)
+{
+	const uint64_t table = UINT64_C(0x000ffffffffff000);
+	uint64_t root = arch_info.tables.start.v;
+	uint64_t top = script_word(vm, root + 8 * (address >> 39)) & table;
+	uint64_t middle = script_word(vm, top + 8 * ((address >> 30) & 511)) & table;
+
+	return middle + 8 * ((address >> 21) & 511);
+}
+
+/* What the guest loaded. */
+struct loaded {
+	unsigned count;
+	uint64_t value[8];
+};
+
+static void note_load(void *ctx, const void *data, size_t size)
+{
+	struct loaded *l = ctx;
+
+	if (size == 8 && l->count < 8)
+		memcpy(&l->value[l->count++], data, 8);
+}
+
+static void run_pokes(struct vm *vm, const struct poke *pokes, size_t size, struct loaded *l)
+{
+	l->count = 0;
+	vm_set_input(vm, pokes, size);
+	lab_expect(vm, VM_EXITED, 0);
+}
+
+/*
+ * One clone maps a block somewhere else, in user mode, as only a CPU translates; the next finds it
+ * where it was. With shadow tables by a new VM, else in the same.
+ */
+TEST_BOTH_PATHS(shell, page_tables)
+{
+	const uint64_t block = 10 * MIB, elsewhere = 8 * MIB;
+	const struct poke look[] = {
+		{block + 0x80, 0, 0}, {block + 0x100, 1, 0x5555}, {block + 0x100, 0, 0}};
+	struct shells *s = store(1);
+	struct loaded loaded;
+	struct image *image;
+	struct vm_config c;
+	struct lab l;
+	struct vm *vm;
+
+	lab_open(&l, POOL);
+	c = lab_config(&l, SCRIPT_RAM, 1, FAULTS_AUTO, NULL);
+	vm = lab_boot(&c, "poke", NULL);
+	lab_expect(vm, VM_READY, 0);
+	script_set_word(vm, block + 0x80, 0xb10c);
+	script_set_word(vm, elsewhere + 0x80, 0xe15e);
+	image = lab_snapshot(vm);
+	vm_destroy(vm);
+	c = clone_config(&l, image, 1, faults, NULL);
+	c.mailbox = (struct vm_mailbox){.output = note_load, .ctx = &loaded};
+	for (unsigned round = 0; round < 3; round++) {
+		uint64_t entry, was;
+
+		vm = take(s, &c);
+		entry = block_entry(vm, block);
+		was = script_word(vm, entry);
+		{
+			const struct poke map[] = {
+				{entry, 1, was - block + elsewhere},
+				{block + 0x80, 0, 0},
+				{block + 0x200, 1, 0x7777},
+			};
+
+			run_pokes(vm, map, sizeof(map), &loaded);
+		}
+		cr_assert_eq(loaded.count, 1);
+		cr_assert_eq(loaded.value[0], 0xe15e, "the guest cannot map: %lx", loaded.value[0]);
+		shells_give(s, vm, VM_EXITED);
+
+		vm = take(s, &c);
+		run_pokes(vm, look, sizeof(look), &loaded);
+		cr_assert_eq(loaded.count, 2);
+		cr_assert_eq(loaded.value[0], 0xb10c, "round %u: as the last clone mapped it",
+		             round);
+		cr_assert_eq(loaded.value[1], 0x5555);
+		cr_assert_eq(script_word(vm, entry), was);
+		cr_assert_eq(script_word(vm, block + 0x100), 0x5555);
+		cr_assert_eq(script_word(vm, elsewhere + 0x100), 0);
+		cr_assert_eq(script_word(vm, elsewhere + 0x200), 0);
+		shells_give(s, vm, VM_EXITED);
+	}
+	if (arch_shadow_paging())
+		expect_stats(s, 4, 2, 3, 1);
+	else
+		expect_stats(s, 1, 5, 0, 1);
+	shells_destroy(s);
+	image_put(image);
+	lab_close(&l);
+}
+
+/* ---- many ---- */
+
+struct burst {
+	struct shells *shells;
+	const struct lab *lab;
+	struct image *image;
+	uint64_t first, clones, nonce;
+	unsigned wrong;
+};
+
+/* Counters, one after the other; each must find the template's values. */
+static void *burst(void *arg)
+{
+	struct burst *b = arg;
+	struct tape *t = malloc(sizeof(*t));
+
+	for (uint64_t i = 0; t && i < b->clones; i++) {
+		struct vm_config c = clone_config(b->lab, b->image, b->first + i, FAULTS_AUTO, t);
+		char want[128];
+		struct vm_report r;
+		struct vm_error err;
+		struct vm *vm;
+
+		*t = (struct tape){0};
+		if (shells_take(b->shells, &c, &vm, &err)) {
+			b->wrong++;
+			break;
+		}
+		vm_run(vm, clock_ns() + 60 * SECOND, &r);
+		snprintf(want, sizeof(want), "nonce %016lx clone %lu increments %lu table ok\n",
+		         b->nonce, c.number, c.number);
+		b->wrong += r.event != VM_EXITED || r.code != 0 || strcmp(t->text, want) != 0;
+		shells_give(b->shells, vm, r.event);
+	}
+	b->wrong += !t;
+	free(t);
+	return NULL;
+}
+
+/* Two threads clone from one image at once, out of one store. */
+Test(shell, two_threads)
+{
+	static struct tape t;
+	struct shells *s = store(2);
+	struct footprint before;
+	struct burst b[2];
+	pthread_t threads[2];
+	struct image *image;
+	struct vm_config c;
+	struct lab l;
+	struct vm *vm;
+
+	lab_open(&l, POOL);
+	before = footprint_now();
+	c = lab_config(&l, 32 * MIB, 1, FAULTS_AUTO, &t);
+	vm = lab_boot(&c, "counter", "table=1M");
+	lab_expect(vm, VM_READY, 0);
+	image = lab_snapshot(vm);
+	vm_destroy(vm);
+	for (unsigned i = 0; i < 2; i++) {
+		b[i] = (struct burst){s, &l, image, 1 + 1000 * i, 500, tape_hex(&t, "nonce"), 0};
+		cr_assert_eq(pthread_create(&threads[i], NULL, burst, &b[i]), 0);
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		cr_assert_eq(pthread_join(threads[i], NULL), 0);
+		cr_assert_eq(b[i].wrong, 0, "%u clones of thread %u", b[i].wrong, i);
+	}
+	expect_stats(s, stats_of(s).made, 1000 - stats_of(s).made, 0, stats_of(s).idle);
+	cr_assert(stats_of(s).made <= 2 && stats_of(s).idle >= 1);
+	shells_destroy(s);
+	image_put(image);
+	footprint_expect(before, 16);
+	lab_close(&l);
+}
