@@ -91,7 +91,7 @@ static int open_file(struct bench_file *f)
 
 	if (!f->path)
 		return 0;
-	e = atomic_file_open(&f->file, f->path, &step);
+	e = atomic_file_open(&f->file, f->path, NULL, &step);
 	if (e) {
 		cli_error("%s %s: %s: %s; name a file that can be written", f->option, f->path,
 		          step, strerror(-e));

@@ -497,7 +497,7 @@ int pattern_record(const struct memwalk_order *o, uint64_t pages, const char *pa
 {
 	const char *step = "opening it";
 	struct atomic_file f;
-	int e = atomic_file_open(&f, path, &step);
+	int e = atomic_file_open(&f, path, NULL, &step);
 
 	if (e)
 		return fail(err, e, "%s: %s: %s", path, step, strerror(-e));

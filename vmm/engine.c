@@ -2,7 +2,7 @@
 /*
  * vmm/engine.c - the parent of the workers: hands out clone numbers, gathers what comes back.
  *
- *     to do ──assign──> worker's queue ──ENDED, DONE──> over
+ *     to do ──assign──> worker's queue ──ENDED──> over
  *        ^                    │
  *        └── worker died ─────┘   all but the first of the queue: that one was running and is LOST
  *
@@ -36,10 +36,9 @@
 struct worker {
 	pid_t pid;
 	int sock;                   /* -1: gone */
-	uint64_t queue[WIRE_DEPTH]; /* assigned, not DONE; first is running */
+	uint64_t queue[WIRE_DEPTH]; /* assigned, not over; first is running */
 	unsigned queued;
-	bool first_reported; /* queue[0] has ENDED (it may have forked others that have not) */
-	bool first_over;     /* and so have all that it forked */
+	bool first_reported; /* queue[0] has ENDED, but others that it forked have not */
 	uint64_t given;      /* numbers ever assigned */
 	uint64_t *held;      /* hold: numbers that are alive in it */
 	size_t held_count;
@@ -56,7 +55,7 @@ struct engine {
 	uint64_t next;   /* lowest number never assigned */
 	uint64_t *again; /* numbers to assign again, a worker died over them */
 	size_t again_count;
-	uint64_t unfinished; /* numbers not DONE and not LOST */
+	uint64_t unfinished; /* numbers not over and not LOST */
 	uint8_t buffer[sizeof(struct wire) + WIRE_OUTPUT_MAX];
 };
 
@@ -182,7 +181,7 @@ static void on_worker_gone(struct engine *e, struct worker *w)
 	if (w->queued == 0)
 		return;
 	/* In hold mode the first may just have been listed as held. */
-	if (e->config->hold ? !w->first_reported : !w->first_over)
+	if (!e->config->hold || !w->first_reported)
 		report_lost(e, w, w->queue[0], how);
 	e->unfinished--;
 	for (unsigned i = 1; i < w->queued; i++)
@@ -195,6 +194,15 @@ static void on_worker_gone(struct engine *e, struct worker *w)
  * --------------------------------------------------------------------------------------
  */
 
+/* The first of the queue, and all that it forked, are over. */
+static void finish_first(struct engine *e, struct worker *w)
+{
+	w->queued--;
+	memmove(w->queue, w->queue + 1, w->queued * sizeof(w->queue[0]));
+	w->first_reported = false;
+	e->unfinished--;
+}
+
 static void on_ended(struct engine *e, struct worker *w, struct wire *m)
 {
 	m->result.worker = w->pid;
@@ -203,33 +211,23 @@ static void on_ended(struct engine *e, struct worker *w, struct wire *m)
 		if (e->config->hold && w->held_count < e->config->per_process)
 			w->held[w->held_count++] = m->number;
 	}
-	w->first_over = !m->more;
 	e->config->ended(e->config->ctx, &m->result);
-}
-
-static void on_done(struct engine *e, struct worker *w)
-{
-	if (!w->first_reported) {
-		struct clone_result result = {
-			.number = w->queue[0], .end = CLONE_FAILED, .worker = w->pid};
-
-		snprintf(result.text, sizeof(result.text), "its worker could not send the result");
-		e->config->ended(e->config->ctx, &result);
-	}
-	w->queued--;
-	memmove(w->queue, w->queue + 1, w->queued * sizeof(w->queue[0]));
-	w->first_reported = false;
-	w->first_over = false;
-	e->unfinished--;
+	if (!m->more && w->queued > 0)
+		finish_first(e, w);
 }
 
 /* It was alive to the end: what it held has done all it had to. */
-static void on_pool(struct engine *e, struct worker *w, const struct wire *m)
+static void on_summary(struct engine *e, struct worker *w, const struct wire *m)
 {
-	e->summary->alive += (unsigned)w->held_count;
+	struct engine_summary *s = e->summary;
+
+	s->alive += (unsigned)w->held_count;
 	w->held_count = 0;
-	e->summary->pool_used_frames += m->pool.used_frames;
-	e->summary->pool_limit_frames += m->pool.limit_frames;
+	s->pool_used_frames += m->summary.used_frames;
+	s->pool_limit_frames += m->summary.limit_frames;
+	s->shells_made += m->summary.shells.made;
+	s->shells_reused += m->summary.shells.reused;
+	s->shells_refused += m->summary.shells.refused;
 }
 
 static void on_message(struct engine *e, struct worker *w, struct wire *m, const uint8_t *bytes,
@@ -242,11 +240,8 @@ static void on_message(struct engine *e, struct worker *w, struct wire *m, const
 	case WIRE_ENDED:
 		on_ended(e, w, m);
 		break;
-	case WIRE_DONE:
-		on_done(e, w);
-		break;
-	case WIRE_POOL:
-		on_pool(e, w, m);
+	case WIRE_SUMMARY:
+		on_summary(e, w, m);
 		break;
 	case WIRE_RUN:
 	case WIRE_RELEASE:

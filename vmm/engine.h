@@ -8,7 +8,7 @@
  * alive; every other clone still runs, in another worker.
  *
  *     jobs           workers that run guests at the same time
- *     per_process    VMs alive in one worker at most, and clone numbers sent at once
+ *     per_process    VMs alive in one worker at most, those kept for the next clone among them
  *     hold           every clone stays alive, stopped at its end, until all have ended; so there
  *                    are count / per_process workers, of which `jobs` run guests at a time
  *
@@ -44,6 +44,7 @@ struct clone_result {
 	struct vm_times times;    /* CLOCK_MONOTONIC is the same in every process */
 	struct space_stats space; /* fault_path and fault_why are valid strings */
 	uint64_t exits;           /* VM exits handled */
+	bool reused;              /* it had a shell, not a VM made for it */
 	char text[VM_TEXT_MAX];
 };
 
@@ -61,6 +62,7 @@ struct engine_config {
 	unsigned jobs;        /* 0: one per online CPU */
 	unsigned per_process; /* 0: the default (ENGINE_PER_PROCESS) */
 	bool hold;
+	bool no_reuse;   /* a VM made for each clone, none used again (vmm/shell.h) */
 	const char *arg; /* passed to every clone, may be NULL */
 	/*
 	 * Typed on each clone's serial console when it starts, then a newline; %n is its number,
@@ -103,7 +105,10 @@ struct engine_summary {
 	uint64_t page_table_bytes; /* VmPTE of those workers */
 	uint64_t pool_used_frames; /* pools of all workers */
 	uint64_t pool_limit_frames;
-	uint64_t wall_ns; /* from the call to the last clone's end */
+	uint64_t shells_made; /* VMs made for the clones asked for; workers that died do not say */
+	uint64_t shells_reused;  /* clones that got one which had been another's */
+	uint64_t shells_refused; /* VMs not fit to be used again */
+	uint64_t wall_ns;        /* from the call to the last clone's end */
 };
 
 /*

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "vmm/shell.h"
+
 #define DEFAULT_MAX_MEMBERS 4096u
 
 /* A VM, or one that waits to be made. */
@@ -15,6 +17,7 @@ struct member {
 	uint64_t number;
 	struct image *image; /* to make it from; NULL once made, or the root's */
 	struct vm *vm;       /* NULL: not made yet */
+	bool lent;           /* by the shells */
 };
 
 struct family {
@@ -55,7 +58,19 @@ static int make_vm(struct member *m, struct image *image, struct vm_error *err)
 	c.number = m->number;
 	c.console = deliver;
 	c.console_ctx = m;
-	return vm_create(&c, &m->vm, err);
+	/* A child is the only VM there will ever be of its image. */
+	m->lent = m->family->config.shells && !m->image && image;
+	return m->lent ? shells_take(m->family->config.shells, &c, &m->vm, err)
+	               : vm_create(&c, &m->vm, err);
+}
+
+static void let_go(struct member *m, enum vm_event end)
+{
+	if (m->lent && m->vm)
+		shells_give(m->family->config.shells, m->vm, end);
+	else
+		vm_destroy(m->vm);
+	m->vm = NULL;
 }
 
 int family_create(const struct family_config *c, struct family **out, struct vm_error *err)
@@ -172,7 +187,7 @@ static void run_member(struct family *f, struct member *m)
 	}
 	run_vm(f, m->vm, &report);
 	if (!h->ended(h->ctx, m->vm, &report))
-		vm_destroy(m->vm);
+		let_go(m, report.event);
 	m->vm = NULL;
 }
 
@@ -211,7 +226,7 @@ static void free_members(struct member *m)
 	while (m) {
 		struct member *next = m->next;
 
-		vm_destroy(m->vm);
+		let_go(m, VM_READY);
 		image_put(m->image);
 		free(m);
 		m = next;

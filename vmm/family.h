@@ -12,6 +12,8 @@
 
 #include "vmm/vm.h"
 
+struct shells;
+
 struct family_hooks {
 	void *ctx;
 
@@ -45,6 +47,8 @@ struct family_config {
 	uint64_t timeout_ns;  /* for each VM from its first run; 0: none */
 	uint64_t first_child; /* number of the first child, >= 1 */
 	uint64_t child_step;  /* and how far it is to the next; 0: 1 */
+	struct shells
+		*shells;      /* where the root's VM comes from and goes back to; NULL: a new one */
 	unsigned max_members; /* FORK is refused with -EAGAIN beyond this many; 0: 4096 */
 	const struct family_hooks *hooks;
 };

@@ -7,32 +7,33 @@
  * as they are and pointers to constant strings stay valid.
  *
  *     engine -> worker    RUN number ...     RELEASE
- *     worker -> engine    OUTPUT* ENDED (of the clone, then of what it forked)   DONE number
- *                         POOL (the answer to RELEASE and the last message)
+ *     worker -> engine    OUTPUT* ENDED (of the clone, then of what it forked; the last says so)
+ *                         SUMMARY (the answer to RELEASE and the last message)
  */
 #ifndef COWSLIP_VMM_WIRE_H
 #define COWSLIP_VMM_WIRE_H
 
 #include "vmm/engine.h"
+#include "vmm/shell.h"
 
 enum wire_kind {
 	WIRE_RUN,     /* run clone `number` */
 	WIRE_RELEASE, /* let go of everything and end */
 	WIRE_OUTPUT,  /* bytes of `number`'s console follow */
 	WIRE_ENDED,   /* result */
-	WIRE_DONE,    /* `number` and all it forked have ended */
-	WIRE_POOL,    /* pool statistics of this worker, alive until now with all it held */
+	WIRE_SUMMARY, /* what this worker was, alive until now with all it held */
 };
 
 struct wire {
 	enum wire_kind kind;
 	uint64_t number;
-	bool more; /* ENDED: others of its family are still to come */
+	bool more; /* ENDED: others of its family are still to come; else the worker is done with it */
 	union {
 		struct clone_result result;
 		struct {
-			uint64_t used_frames, limit_frames;
-		} pool;
+			uint64_t used_frames, limit_frames; /* of its pool */
+			struct shells_stats shells;
+		} summary;
 	};
 };
 

@@ -12,13 +12,14 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "vmm/family.h"
 #include "vmm/wire.h"
 
 #define POOL_MIN (UINT64_C(64) << 20)
 
-/* A VM that stays alive, and the family its console belongs to. */
+/* A VM that stays alive. */
 struct held {
 	struct vm *vm;
 	struct held *next;
@@ -28,6 +29,9 @@ struct worker_state {
 	const struct engine_config *config;
 	int sock;
 	struct pool *pool;
+	struct shells *shells; /* NULL: none are kept */
+	uint64_t number;       /* of the clone that runs */
+	bool reused;           /* it has one that was another's */
 	uint64_t next_child, child_step;
 	struct family *family; /* that runs; NULL: none */
 	struct held *held;
@@ -47,6 +51,13 @@ static int send_wire(const struct worker_state *w, const struct wire *m, const v
 		n = sendmsg(w->sock, &msg, MSG_NOSIGNAL);
 	} while (n < 0 && errno == EINTR);
 	return n < 0 ? -errno : 0;
+}
+
+/* Without it the engine would wait for ever; it hears of the worker's end. */
+static void send_ended(const struct worker_state *w, const struct wire *m)
+{
+	if (send_wire(w, m, NULL, 0))
+		_exit(1);
 }
 
 static void on_output(void *ctx, uint64_t number, const void *data, size_t size)
@@ -94,6 +105,7 @@ static void describe(const struct worker_state *w, struct vm *vm, const struct v
 		.number = vm_number(vm),
 		.end = end_of(report->event),
 		.code = report->code,
+		.reused = w->reused && vm_number(vm) == w->number,
 	};
 	vm_times(vm, &out->times);
 	vm_exits(vm, &exits);
@@ -126,7 +138,7 @@ static bool on_ended(void *ctx, struct vm *vm, const struct vm_report *report)
 
 	describe(w, vm, report, &m.result);
 	w->ready = CLONE_GOES_ON;
-	(void)send_wire(w, &m, NULL, 0);
+	send_ended(w, &m);
 	if (!w->config->hold)
 		return false;
 	h = malloc(sizeof(*h));
@@ -146,7 +158,7 @@ static void on_failed(void *ctx, uint64_t number, int error, const char *why)
 	                 .result = {.number = number, .end = CLONE_FAILED, .code = error}};
 
 	snprintf(m.result.text, sizeof(m.result.text), "%s", why);
-	(void)send_wire(w, &m, NULL, 0);
+	send_ended(w, &m);
 }
 
 /* The next byte, or the clone's number, of an input text. Return: what to add; *at moves on. */
@@ -180,11 +192,19 @@ static int type_input(const struct worker_state *w, struct vm *vm)
 	return vm_input(vm, "\n", 1) == 1 ? 0 : -ENOSPC;
 }
 
+static uint64_t reuses(const struct worker_state *w)
+{
+	struct shells_stats stats = {0};
+
+	if (w->shells)
+		shells_stats(w->shells, &stats);
+	return stats.reused;
+}
+
 /* One clone and whatever it forks. */
 static void run_clone(struct worker_state *w, uint64_t number)
 {
 	const struct engine_config *c = w->config;
-	const struct wire done = {.kind = WIRE_DONE, .number = number};
 	const struct family_hooks hooks = {.ctx = w,
 	                                   .output = on_output,
 	                                   .ready = on_ready,
@@ -201,12 +221,16 @@ static void run_clone(struct worker_state *w, uint64_t number)
 		.timeout_ns = c->timeout_ns,
 		.first_child = w->next_child,
 		.child_step = w->child_step,
+		.shells = w->shells,
 		.hooks = &hooks,
 	};
+	uint64_t reused = reuses(w);
 	struct family *f;
 	struct vm_error err;
 	int r = family_create(&fc, &f, &err);
 
+	w->number = number;
+	w->reused = reuses(w) > reused;
 	if (r == 0 && type_input(w, family_root(f))) {
 		family_destroy(f);
 		snprintf(err.text, sizeof(err.text), "input: more than a console holds");
@@ -221,7 +245,6 @@ static void run_clone(struct worker_state *w, uint64_t number)
 		w->next_child = family_next_number(f);
 		family_destroy(f);
 	}
-	(void)send_wire(w, &done, NULL, 0);
 }
 
 static void let_go(struct worker_state *w)
@@ -235,14 +258,16 @@ static void let_go(struct worker_state *w)
 	}
 }
 
-static void report_pool(struct worker_state *w)
+static void report_summary(struct worker_state *w)
 {
-	struct wire m = {.kind = WIRE_POOL};
+	struct wire m = {.kind = WIRE_SUMMARY};
 	struct pool_stats ps;
 
 	pool_stats(w->pool, &ps);
-	m.pool.used_frames = ps.peak_frames;
-	m.pool.limit_frames = ps.limit_frames;
+	m.summary.used_frames = ps.peak_frames;
+	m.summary.limit_frames = ps.limit_frames;
+	if (w->shells)
+		shells_stats(w->shells, &m.summary.shells);
 	(void)send_wire(w, &m, NULL, 0);
 }
 
@@ -267,6 +292,10 @@ int worker_main(const struct engine_config *c, int sock, uint64_t first_child, u
 
 	if (pool_create(pool_bytes(c), &w.pool))
 		return 1;
+	if (!c->no_reuse && shells_create(c->per_process, &w.shells)) {
+		pool_put(w.pool);
+		return 1;
+	}
 	for (;;) {
 		n = recv(sock, &m, sizeof(m), 0);
 		if (n < 0 && errno == EINTR)
@@ -275,8 +304,9 @@ int worker_main(const struct engine_config *c, int sock, uint64_t first_child, u
 			break;
 		run_clone(&w, m.number);
 	}
-	report_pool(&w);
+	report_summary(&w);
 	let_go(&w);
+	shells_destroy(w.shells);
 	pool_put(w.pool);
 	return 0;
 }

@@ -252,6 +252,7 @@ static void expect_counters(const struct fleet *f)
 Test(engine, hundred_clones)
 {
 	struct fleet *f = fleet_make(guest_image("counter", NULL, 64 * MIB, VM_READY), 100, 2);
+	unsigned fresh = 0;
 
 	f->config.arg = "a b";
 	fleet_run(f);
@@ -267,6 +268,27 @@ Test(engine, hundred_clones)
 		cr_assert(r->times.ended >= r->times.first_output);
 	}
 	cr_assert(f->summary.workers == 2 && f->summary.alive == 0 && f->summary.pss_bytes == 0);
+	/* One VM in each worker; the first clone in it is the only one that was not in another's. */
+	cr_assert(f->summary.shells_made == 2 && f->summary.shells_reused == 98);
+	cr_assert_eq(f->summary.shells_refused, 0);
+	for (unsigned i = 1; i <= 100; i++)
+		fresh += !f->last[i].reused;
+	cr_assert_eq(fresh, 2);
+	fleet_free(f);
+}
+
+/* The same in a VM of its own each. */
+Test(engine, no_reuse)
+{
+	struct fleet *f = fleet_make(guest_image("counter", NULL, 64 * MIB, VM_READY), 20, 2);
+
+	f->config.no_reuse = true;
+	fleet_run(f);
+	expect_all(f, CLONE_EXITED);
+	expect_counters(f);
+	for (unsigned i = 1; i <= 20; i++)
+		cr_assert_not(f->last[i].reused);
+	cr_assert_eq(f->summary.shells_made + f->summary.shells_reused, 0);
 	fleet_free(f);
 }
 
@@ -362,6 +384,7 @@ Test(engine, crashes)
 	expect_all(f, CLONE_CRASHED);
 	for (unsigned i = 1; i <= 7; i++)
 		cr_assert(strstr(f->last[i].text, "0x123456789000"), "%s", f->last[i].text);
+	cr_assert(f->summary.shells_made == 7 && f->summary.shells_refused == 7);
 	fleet_free(f);
 }
 
