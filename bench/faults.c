@@ -394,12 +394,22 @@ static int prepare(struct faults *f)
 
 /* ---- measuring ---- */
 
+/*
+ * Memory is warmed up before each walk, not once: a host that is a virtual machine itself may hand
+ * what lies free for two seconds back to its own host (free page reporting), and touching it again
+ * costs many times more. Rows with huge pages are hit most, and which row it is would be chance.
+ */
 static int walk_row(struct faults *f, struct faults_row *row, bool counts)
 {
 	struct walk_result *w = malloc(sizeof(*w));
 	struct vm_error err = {.text = "no memory"};
-	int e = w ? walk_run(&f->spec, row->kind, &f->template, w, &err) : -ENOMEM;
+	int e = w ? 0 : -ENOMEM;
 
+	if (e == 0) {
+		/* What cannot be warmed up was told before the first walk. */
+		(void)host_warm(walk_ram(&f->spec));
+		e = walk_run(&f->spec, row->kind, &f->template, w, &err);
+	}
 	if (e == 0 && counts) {
 		e = faults_row_add(row, w, f->size, f->depth > 0);
 		if (e)
