@@ -83,11 +83,11 @@ struct space_config {
 	/*
 	 * Memory of the caller's to use as the window, or NULL. space_window_size() bytes, readable
 	 * and writable, starting at a 2 MiB boundary; address a of the guest lies a - f bytes into
-	 * it, f being where the first region starts. It outlives the space, which never maps, unmaps
-	 * or registers anything in it and takes no frames for it; limit_frames means nothing. The
-	 * host kernel resolves every fault, so faults == UFFD is refused. With an image, only its
-	 * layout is used: the caller vouches that the memory holds what the image does.
-	 * For memory shared with other processes, and to compare ways of backing a guest.
+	 * it, f being where the first region starts. It outlives the space, which never maps,
+	 * unmaps or registers anything in it and takes no frames for it; limit_frames means
+	 * nothing. The host kernel resolves every fault, so faults == UFFD is refused. With an
+	 * image, only its layout is used: the caller vouches that the memory holds what the image
+	 * does. For memory shared with other processes, and to compare ways of backing a guest.
 	 */
 	void *memory;
 

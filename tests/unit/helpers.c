@@ -230,9 +230,11 @@ static const char *recount_space(struct recount *c, struct space *s)
 {
 	const char *wrong = space_audit(s) ? "space audit" : NULL;
 
+	lock_take(&s->lock);
 	for (size_t i = 0; i < s->block_count && !wrong; i++)
 		if (s->blocks[i].state == BLOCK_OWNED)
 			wrong = recount_add(c, s->blocks[i].frame);
+	lock_drop(&s->lock);
 	return wrong;
 }
 
