@@ -161,6 +161,31 @@ int x86_cpuid_supported(const struct kvm *kvm, struct x86_cpuid *c)
 	return kvm_ioctl_var(kvm->fd, KVM_GET_SUPPORTED_CPUID, c);
 }
 
+static bool is_blank(const struct kvm_cpuid_entry2 *e)
+{
+	static const struct kvm_cpuid_entry2 blank;
+
+	return memcmp(e, &blank, sizeof(blank)) == 0;
+}
+
+void x86_cpuid_trim(struct x86_cpuid *c)
+{
+	while (c->count > 0 && is_blank(&c->entries[c->count - 1]))
+		c->count--;
+}
+
+int x86_cpuid_get(int vcpu_fd, struct x86_cpuid *c)
+{
+	int err;
+
+	memset(c, 0, sizeof(*c));
+	c->count = X86_CPUID_MAX;
+	err = kvm_ioctl_var(vcpu_fd, KVM_GET_CPUID2, c);
+	if (!err)
+		x86_cpuid_trim(c);
+	return err;
+}
+
 static bool is_dropped(const struct kvm_cpuid_entry2 *e)
 {
 	/* AMX: the save areas of the hidden components. */

@@ -86,8 +86,8 @@ static const struct x86_record_rule parts[PARTS] = {
 
 static int save_cpuid(int vcpu_fd, struct x86_out *out, uint32_t *apic_id)
 {
-	struct x86_cpuid c = {.count = X86_CPUID_MAX};
-	int err = kvm_ioctl_var(vcpu_fd, KVM_GET_CPUID2, &c);
+	struct x86_cpuid c;
+	int err = x86_cpuid_get(vcpu_fd, &c);
 
 	if (err)
 		return err;
@@ -184,6 +184,7 @@ static int restore_cpuid(int vcpu_fd, const struct x86_payload *p, struct x86_wh
 	int err;
 
 	memcpy(&c, p->data, p->size);
+	x86_cpuid_trim(&c);
 	err = kvm_ioctl_var(vcpu_fd, KVM_SET_CPUID2, &c);
 	return err ? x86_refused(why, parts[PART_CPUID].name, err) : 0;
 }

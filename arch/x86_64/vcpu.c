@@ -65,9 +65,9 @@ static bool cpuid_bit(const struct x86_cpuid *c, uint32_t leaf, size_t reg, unsi
 
 static int read_features(int vcpu_fd, struct features *f)
 {
-	struct x86_cpuid c = {.count = X86_CPUID_MAX};
 	const struct kvm_cpuid_entry2 *e;
-	int err = kvm_ioctl_var(vcpu_fd, KVM_GET_CPUID2, &c);
+	struct x86_cpuid c;
+	int err = x86_cpuid_get(vcpu_fd, &c);
 
 	if (err)
 		return err;

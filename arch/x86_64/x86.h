@@ -173,6 +173,13 @@ const struct kvm_cpuid_entry2 *x86_cpuid_find(const struct x86_cpuid *c, uint32_
                                               uint32_t index);
 /* What KVM supports here, unchanged. Return: 0 or -errno. */
 int x86_cpuid_supported(const struct kvm *kvm, struct x86_cpuid *c);
+/*
+ * Entries of zeros at the end do not count: Linux before 6.8 leaves the room it was given as the
+ * number of entries. KVM compares the number too when it is told again what it knows.
+ */
+void x86_cpuid_trim(struct x86_cpuid *c);
+/* What a vCPU has been told. Return: 0 or -errno. */
+int x86_cpuid_get(int vcpu_fd, struct x86_cpuid *c);
 /* Turn what is supported into what vCPU `index` is told. Return: 0, or -ENOSPC. */
 int x86_cpuid_policy(struct x86_cpuid *c, unsigned index, bool lapic);
 /* The local APIC id told to the vCPU: its index. */
