@@ -7,6 +7,7 @@
 
 #include "guest/abi.h"
 #include "tests/kvm/lab.h"
+#include "tests/kvm/pace.h"
 
 #define POOL (256 * MIB)
 
@@ -66,7 +67,7 @@ TEST_BOTH_PATHS(reset, a_thousand_rounds)
 	reset(vm, 1, NULL);
 	cr_assert_eq(space_stats(vm_space(vm), &first), 0);
 	before = footprint_now();
-	for (uint64_t i = 1; i <= 1000; i++) {
+	for (uint64_t i = 1; i <= pace_rounds(1000, 200); i++) {
 		expect_counter(vm, &t, nonce, i);
 		cr_assert_eq(vm_number(vm), i);
 		reset(vm, i + 1, NULL);
@@ -199,7 +200,7 @@ TEST_BOTH_PATHS(reset, much_memory)
 	vm = lab_clone(&l, image, 1, faults, &t);
 	reset(vm, 1, NULL);
 	pool_stats(l.pool, &before);
-	for (uint64_t i = 1; i <= 5; i++) {
+	for (uint64_t i = 1; i <= pace_rounds(5, 2); i++) {
 		t = (struct tape){0};
 		lab_expect(vm, VM_EXITED, 0);
 		reset(vm, i, NULL);
