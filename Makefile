@@ -211,7 +211,8 @@ check-includes: deps
 STATIC := -static -Wl,--strip-debug
 STATIC_RUNNER := tests/tsan_runner.c tests/nested/criterion_log.c
 INIT := build/nested/init
-NESTED_TOOLS := $(INIT) $(B)/static/cowslip guests
+TSC_KHZ := build/nested/tsc_khz
+NESTED_TOOLS := $(INIT) $(TSC_KHZ) $(B)/static/cowslip guests
 
 .PHONY: nested-run nested-demo nested-icount nested-soak nested-tools nested-tests
 .PHONY: test-nested test-nested-all
@@ -243,7 +244,7 @@ nested-soak: deps
 	+@MAKE='$(MAKE)' tests/run.sh $(shell yes kvm@nested-6.1 | head -n $(or $(TIMES),20))
 
 # The same whatever the build.
-$(INIT): tests/nested/init.c Makefile | deps
+$(INIT) $(TSC_KHZ): build/nested/%: tests/nested/%.c Makefile | deps
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
 	$(Q)gcc $(CPPFLAGS) -std=gnu11 $(OPT_release) $(WARN) -static -s -o $@ $<
