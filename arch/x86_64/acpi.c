@@ -3,13 +3,20 @@
  * arch/x86_64/acpi.c - the firmware tables: how many CPUs, where interrupts go, how to end.
  *
  *     RSDP ── XSDT ─┬─ FADT ─┬─ FACS
- *                   │        └─ DSDT   \_S5, the way to soft-off; VGEN, the generation id
- *                   └─ MADT            local APICs, I/O APIC, exceptions to the ISA wiring
+ *                   │        └─ DSDT   \_S5, the way to soft-off; VGEN, the generation id; PCIC
+ *                   ├─ MADT            local APICs, I/O APIC, exceptions to the ISA wiring
+ *                   └─ MCFG            with persistent memory only: an empty PCI bus, see below
  *
  * The machine is a PC with full (not reduced) ACPI hardware that is in ACPI mode from the start.
  * It has PM1a event and control registers and a reset register, and of the older devices serial
  * port, PIT and PICs; no PM timer, no HPET, no keyboard controller beyond its reset command, no
  * CMOS clock, no VGA, no PCI: each is said to be missing, so that nobody spends time looking.
+ *
+ * Persistent memory: Linux enters what the memory map calls so into its resource tree, where the
+ * driver looks for it, when it surveys PCI's, and it leaves that out where PCI cannot be
+ * reached at all. So then there is an MCFG, which says where the configuration space of bus 0
+ * would be, and a PCIC device, which reserves that space: Linux believes none without the other.
+ * Nobody answers there, so the bus is empty, and without a host bridge nobody looks.
  *
  * Invariants:
  * 1. All tables lie in one run of bytes from X86_ACPI, each aligned to 64, below load_min.
@@ -78,6 +85,7 @@ struct PACKED header {
 struct PACKED xsdt {
 	struct header h;
 	uint64_t fadt, madt;
+	uint64_t mcfg; /* not counted where there is none */
 };
 
 struct PACKED fadt {
@@ -119,6 +127,7 @@ struct PACKED facs {
 #define AML_BYTE       0x0a
 #define AML_DWORD      0x0c
 #define AML_STRING     0x0d
+#define AML_BUFFER     0x11
 #define AML_SCOPE      0x10
 #define AML_PACKAGE    0x12
 #define AML_METHOD     0x14
@@ -169,11 +178,25 @@ struct PACKED aml_gpe {
 	uint8_t notify_op, notify_root, two_names, sb[4], vgen[4], value_prefix, value;
 };
 
+/* Scope (\_SB) { Device (PCIC) { _HID, Name (_CRS, Buffer () {32-bit memory range, end tag}) } } */
+struct PACKED aml_pcic {
+	uint8_t scope_op, scope_length, root, scope_name[4];
+	uint8_t ext, device_op, device_length, device_name[4];
+	AML_NAMED_STRING(8) hid;
+	uint8_t crs_op, crs_name[4], buffer_op, buffer_length, size_prefix, size;
+	uint8_t memory32;
+	uint16_t memory32_length;
+	uint8_t writable;
+	uint32_t base, length;
+	uint8_t end_tag, end_checksum; /* 0: not checked */
+};
+
 struct PACKED dsdt {
 	struct header h;
 	struct aml_s5 s5;
 	struct aml_vgen vgen;
 	struct aml_gpe gpe;
+	struct aml_pcic pcic; /* not counted where there is none */
 };
 
 struct PACKED madt_cpu {
@@ -198,6 +221,15 @@ struct PACKED madt_nmi {
 	uint8_t lint;
 };
 
+struct PACKED mcfg {
+	struct header h;
+	uint64_t reserved0;
+	uint64_t address;
+	uint16_t segment;
+	uint8_t first_bus, last_bus;
+	uint32_t reserved1;
+};
+
 /* The variable part comes last; what is beyond the vCPUs there are is not written. */
 struct PACKED madt {
 	struct header h;
@@ -215,12 +247,13 @@ struct tables {
 	_Alignas(64) struct fadt fadt;
 	_Alignas(64) struct facs facs;
 	_Alignas(64) struct dsdt dsdt;
+	_Alignas(64) struct mcfg mcfg;
 	_Alignas(64) struct madt madt;
 };
 
 _Static_assert(sizeof(struct rsdp) == 36 && sizeof(struct header) == 36, "layout");
 _Static_assert(sizeof(struct gas) == 12 && sizeof(struct fadt) == 276, "layout");
-_Static_assert(sizeof(struct facs) == 64, "layout");
+_Static_assert(sizeof(struct facs) == 64 && sizeof(struct mcfg) == 60, "layout");
 _Static_assert(X86_ACPI + sizeof(struct tables) <= X86_LOAD_MIN, "the tables' place");
 
 _Static_assert(X86_GENERATION == X86_ACPI + offsetof(struct tables, generation), "its place");
@@ -343,12 +376,37 @@ static const struct aml_gpe gpe = {
 	.value = 0x80,
 };
 
-static void make_dsdt(struct dsdt *d)
+static const struct aml_pcic pcic = {
+	.scope_op = AML_SCOPE,
+	.scope_length = LENGTH_FROM(aml_pcic, scope_length),
+	.root = AML_ROOT,
+	.scope_name = {'_', 'S', 'B', '_'},
+	.ext = AML_EXT,
+	.device_op = AML_EXT_DEVICE,
+	.device_length = LENGTH_FROM(aml_pcic, device_length),
+	.device_name = {'P', 'C', 'I', 'C'},
+	.hid = {AML_NAME, {'_', 'H', 'I', 'D'}, AML_STRING, "PNP0C02"},
+	.crs_op = AML_NAME,
+	.crs_name = {'_', 'C', 'R', 'S'},
+	.buffer_op = AML_BUFFER,
+	.buffer_length = LENGTH_FROM(aml_pcic, buffer_length),
+	.size_prefix = AML_BYTE,
+	.size = LENGTH_FROM(aml_pcic, memory32),
+	.memory32 = 0x86,
+	.memory32_length = LENGTH_FROM(aml_pcic, writable) - 2, /* without the end tag */
+	.writable = 1,
+	.base = X86_PCI_CONFIG,
+	.length = X86_PCI_SIZE,
+	.end_tag = 0x79,
+};
+
+static void make_dsdt(struct dsdt *d, bool pci)
 {
 	d->s5 = s5;
 	d->vgen = vgen;
 	d->gpe = gpe;
-	seal(&d->h, "DSDT", 2, sizeof(*d));
+	d->pcic = pcic;
+	seal(&d->h, "DSDT", 2, pci ? sizeof(*d) : offsetof(struct dsdt, pcic));
 }
 
 static size_t make_madt(struct madt *m, unsigned cpus)
@@ -373,21 +431,31 @@ static size_t make_madt(struct madt *m, unsigned cpus)
 	return length;
 }
 
-int x86_acpi_write(const struct arch_writer *w, unsigned cpus)
+static void make_xsdt(struct xsdt *x, bool pci)
+{
+	x->fadt = PLACE(fadt);
+	x->madt = PLACE(madt);
+	x->mcfg = pci ? PLACE(mcfg) : 0;
+	seal(&x->h, "XSDT", 1, pci ? sizeof(*x) : offsetof(struct xsdt, mcfg));
+}
+
+int x86_acpi_write(const struct arch_writer *w, unsigned cpus, bool pci)
 {
 	struct tables t;
 	size_t madt_length;
 
 	memset(&t, 0, sizeof(t));
 	make_rsdp(&t.rsdp);
-	t.xsdt.fadt = PLACE(fadt);
-	t.xsdt.madt = PLACE(madt);
-	seal(&t.xsdt.h, "XSDT", 1, sizeof(t.xsdt));
+	make_xsdt(&t.xsdt, pci);
 	make_fadt(&t.fadt);
 	memcpy(t.facs.signature, "FACS", sizeof(t.facs.signature));
 	t.facs.length = sizeof(t.facs);
 	t.facs.version = 2;
-	make_dsdt(&t.dsdt);
+	make_dsdt(&t.dsdt, pci);
+	if (pci) {
+		t.mcfg.address = X86_PCI_CONFIG; /* segment 0, bus 0 only */
+		seal(&t.mcfg.h, "MCFG", 1, sizeof(t.mcfg));
+	}
 	madt_length = make_madt(&t.madt, cpus);
 	return w->write(w->ctx, (gpa_t){X86_ACPI}, &t, offsetof(struct tables, madt) + madt_length);
 }

@@ -59,6 +59,12 @@ static void map_add(struct x86_map *m, uint64_t start, uint64_t end, enum x86_me
 		m->entry[m->count++] = (struct x86_map_entry){start, end - start, type};
 }
 
+/* An empty bus, for the sake of persistent memory: see acpi.c. */
+static bool has_pci(const struct arch_kernel *k)
+{
+	return k->pmem_count > 0;
+}
+
 /* The first region has the firmware's area in it. */
 static int map_ram(struct x86_plan *p)
 {
@@ -71,6 +77,9 @@ static int map_ram(struct x86_plan *p)
 	map_add(&p->map, X86_LOW_RAM_END, X86_TABLES_END, X86_MEMORY_RESERVED);
 	map_add(&p->map, X86_ACPI, X86_LOAD_MIN, X86_MEMORY_RESERVED);
 	map_add(&p->map, X86_LOAD_MIN, x86_low_end(k), X86_MEMORY_RAM);
+	if (has_pci(k))
+		map_add(&p->map, X86_PCI_CONFIG, X86_PCI_CONFIG + X86_PCI_SIZE,
+		        X86_MEMORY_RESERVED);
 	for (size_t i = 1; i < k->ram_count; i++)
 		map_add(&p->map, k->ram[i].range.start.v, gpa_range_end(k->ram[i].range),
 		        X86_MEMORY_RAM);
@@ -251,7 +260,7 @@ static int write_structures(const struct x86_plan *p, const struct arch_writer *
 	if (!err && wide)
 		err = arch_write_boot(w, p->k->ram, p->k->ram_count);
 	if (!err)
-		err = x86_acpi_write(w, p->k->cpus);
+		err = x86_acpi_write(w, p->k->cpus, has_pci(p->k));
 	if (!err)
 		err = f->inform(p, w);
 	if (err)

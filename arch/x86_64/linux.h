@@ -25,7 +25,7 @@ enum x86_memory {
 	X86_MEMORY_PMEM = 12,
 };
 
-#define X86_MAP_MAX (ARCH_MAX_RAM_REGIONS + 4 + ARCH_MAX_PMEM)
+#define X86_MAP_MAX (ARCH_MAX_RAM_REGIONS + 5 + ARCH_MAX_PMEM)
 
 struct x86_map {
 	size_t count;

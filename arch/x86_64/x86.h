@@ -34,6 +34,8 @@
 #define X86_RAM_HIGH    (UINT64_C(4) << 30)
 #define X86_CR3_TABLE   UINT64_C(0x000ffffffffff000)
 #define X86_DOORBELL    UINT64_C(0xd0000000)
+#define X86_PCI_CONFIG  UINT64_C(0xe0000000) /* of bus 0, where nothing answers: see acpi.c */
+#define X86_PCI_SIZE    (UINT64_C(1) << 20)
 #define X86_TSS_ADDR    UINT64_C(0xfffbd000) /* three pages KVM needs on VMX, in the device hole */
 #define X86_MAX_RAM     (UINT64_C(128) << 30)
 #define X86_SERIAL_PORT 0x3f8
@@ -206,10 +208,10 @@ int x86_msrs_restore(int vcpu_fd, const void *payload, size_t size, struct x86_w
 struct arch_writer;
 /*
  * Write the ACPI tables of a machine with `cpus` vCPUs (1..X86_ACPI_MAX_CPUS), the root pointer
- * at X86_ACPI.
+ * at X86_ACPI. `pci`: with the configuration space of an empty PCI bus at X86_PCI_CONFIG.
  * Return: 0 or the writer's -errno.
  */
-int x86_acpi_write(const struct arch_writer *w, unsigned cpus);
+int x86_acpi_write(const struct arch_writer *w, unsigned cpus, bool pci);
 
 /* state.c: the saved CPU identification in a vCPU's bytes. Return: 0; -EBADMSG or -ENOTSUP. */
 int x86_state_cpuid(const void *buf, size_t size, struct x86_cpuid *out, struct x86_why why);

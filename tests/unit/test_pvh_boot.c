@@ -122,11 +122,11 @@ Test(pvh_boot, start_info)
 	cr_assert_str_eq((char *)bc.ram + bc_get(info + 24, 8), bc.kernel.cmdline);
 	cr_assert_eq(memcmp(bc.ram + bc_get(info + 32, 8), "RSD PTR ", 8), 0);
 	map = bc_get(info + 40, 8);
-	cr_assert_eq(bc_get(info + 48, 4), 5);
+	cr_assert_eq(bc_get(info + 48, 4), 6);
 	cr_assert(bc_get(map + 3 * 24, 8) == MIB && bc_get(map + 3 * 24 + 8, 8) == RAM_SIZE - MIB &&
 	          bc_get(map + 3 * 24 + 16, 4) == 1);
-	cr_assert(bc_get(map + 4 * 24, 8) == 4 * GIB && bc_get(map + 4 * 24 + 8, 8) == 2 * MIB &&
-	          bc_get(map + 4 * 24 + 16, 4) == 12);
+	cr_assert(bc_get(map + 5 * 24, 8) == 4 * GIB && bc_get(map + 5 * 24 + 8, 8) == 2 * MIB &&
+	          bc_get(map + 5 * 24 + 16, 4) == 12);
 }
 
 Test(pvh_boot, without_an_initrd)
