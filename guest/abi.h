@@ -83,6 +83,13 @@ enum abi_op {
 	 * ABI_WRITE_MAX; -EFAULT when they are not all RAM.
 	 */
 	ABI_OUTPUT = 7,
+	/*
+	 * Done with this input; `value` (0..255) says how it went. Whoever runs the VM may reset it
+	 * to its image for the next one: then the guest does not return from here, but once more
+	 * from where the image was taken. Or it may go on: `result` is 1 when there is another input
+	 * now, 0 when there is none. Outputs as for ABI_READY.
+	 */
+	ABI_NEXT = 8,
 };
 
 struct abi_request {
@@ -92,7 +99,7 @@ struct abi_request {
 	uint64_t buf;   /* in: address of the bytes, of ABI_CRASH's struct abi_crash */
 	uint64_t size;  /* in: their size */
 
-	/* Outputs of ABI_READY and ABI_FORK. */
+	/* Outputs of ABI_READY, ABI_FORK and ABI_NEXT. */
 	uint64_t clone;      /* number of this VM: 0 for a VM that was booted, >= 1 for a clone */
 	uint64_t generation; /* differs in every VM ever made from one image */
 	uint8_t entropy[ABI_ENTROPY]; /* fresh random bytes, different in every clone */

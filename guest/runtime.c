@@ -87,6 +87,16 @@ int64_t guest_input(uint64_t offset, void *buf, uint64_t size)
 	return (int64_t)done;
 }
 
+bool guest_next(int code, const struct abi_request **out)
+{
+	struct abi_request *r;
+
+	print_flush();
+	r = ring(ABI_NEXT, (uint64_t)code & 0xff, NULL, 0);
+	*out = r;
+	return r->result == 1;
+}
+
 int guest_output(const void *buf, uint64_t size)
 {
 	return ring(ABI_OUTPUT, 0, buf, size)->result;

@@ -76,7 +76,7 @@ _Noreturn void guest_exit(int code);
 /*
  * Flush the console and ring READY: in a clone the guest goes on from here.
  * Return: the outputs (clone, generation, entropy, args), in the vCPU's own request: valid until
- * its next guest_ready() or guest_fork().
+ * its next guest_ready(), guest_fork() or guest_next().
  */
 const struct abi_request *guest_ready(void);
 
@@ -97,6 +97,12 @@ int64_t guest_input(uint64_t offset, void *buf, uint64_t size);
  * buffer is another matter. Return: 0, also when nobody listens, or -errno.
  */
 int guest_output(const void *buf, uint64_t size);
+
+/*
+ * Flush the console and say that this input is dealt with, `code` (0..255) how.
+ * Return: whether there is another, where the VM is not reset for it; *out as for guest_ready().
+ */
+bool guest_next(int code, const struct abi_request **out);
 
 /* ---- console ---- */
 

@@ -372,6 +372,7 @@ static int end_status(const struct run_command *r, uint64_t number, const struct
 	case VM_FORK:
 	case VM_KICKED:
 	case VM_DENIED:
+	case VM_NEXT:
 	case VM_FAILED:
 		break;
 	}

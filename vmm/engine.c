@@ -42,6 +42,8 @@ struct worker {
 	uint64_t given;      /* numbers ever assigned */
 	uint64_t *held;      /* hold: numbers that are alive in it */
 	size_t held_count;
+	uint8_t *message; /* the part of one that has come so far */
+	size_t message_size, message_room;
 	uint64_t heard_ns; /* when it last had something to say, or something new to do */
 	bool hung;         /* killed for its silence */
 	bool released;
@@ -216,6 +218,42 @@ static void on_ended(struct engine *e, struct worker *w, struct wire *m)
 		finish_first(e, w);
 }
 
+/* Return: 0 or -ENOMEM, then the message is as it was. */
+static int keep_part(struct worker *w, const uint8_t *bytes, size_t size)
+{
+	size_t want = w->message_size + size;
+	uint8_t *more;
+
+	if (want > w->message_room) {
+		more = realloc(w->message, 2 * want);
+		if (!more)
+			return -ENOMEM;
+		w->message = more;
+		w->message_room = 2 * want;
+	}
+	memcpy(w->message + w->message_size, bytes, size);
+	w->message_size = want;
+	return 0;
+}
+
+/* Whole, as a guest handed it over. Return: 0 or -ENOMEM. */
+static int on_message_part(struct engine *e, struct worker *w, const struct wire *m,
+                           const uint8_t *bytes, size_t size)
+{
+	int r;
+
+	if (!m->more && w->message_size == 0) {
+		e->config->message(e->config->ctx, m->number, bytes, size);
+		return 0;
+	}
+	r = keep_part(w, bytes, size);
+	if (r || m->more)
+		return r;
+	e->config->message(e->config->ctx, m->number, w->message, w->message_size);
+	w->message_size = 0;
+	return 0;
+}
+
 /* It was alive to the end: what it held has done all it had to. */
 static void on_summary(struct engine *e, struct worker *w, const struct wire *m)
 {
@@ -230,12 +268,17 @@ static void on_summary(struct engine *e, struct worker *w, const struct wire *m)
 	s->shells_refused += m->summary.shells.refused;
 }
 
-static void on_message(struct engine *e, struct worker *w, struct wire *m, const uint8_t *bytes,
-                       size_t size)
+static void on_wire(struct engine *e, struct worker *w, struct wire *m, const uint8_t *bytes,
+                    size_t size)
 {
 	switch (m->kind) {
 	case WIRE_OUTPUT:
 		e->config->output(e->config->ctx, m->number, bytes, size);
+		break;
+	case WIRE_MESSAGE:
+		/* A message in part is none: rather no worker than a clone that lost one. */
+		if (on_message_part(e, w, m, bytes, size))
+			kill(w->pid, SIGKILL);
 		break;
 	case WIRE_ENDED:
 		on_ended(e, w, m);
@@ -270,7 +313,7 @@ static void receive(struct engine *e, struct worker *w)
 			return;
 		}
 		memcpy(&m, e->buffer, sizeof(m));
-		on_message(e, w, &m, e->buffer + sizeof(m), (size_t)n - sizeof(m));
+		on_wire(e, w, &m, e->buffer + sizeof(m), (size_t)n - sizeof(m));
 	}
 }
 
@@ -487,8 +530,10 @@ static void release(struct engine *e)
 
 static void engine_fini(struct engine *e)
 {
-	for (size_t i = 0; i < e->worker_count; i++)
+	for (size_t i = 0; i < e->worker_count; i++) {
 		free(e->workers[i].held);
+		free(e->workers[i].message);
+	}
 	free(e->workers);
 	free(e->again);
 	free(e);

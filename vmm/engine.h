@@ -69,6 +69,12 @@ struct engine_config {
 	 * %% a %. May be NULL.
 	 */
 	const char *input;
+	/*
+	 * What clone `number`, and all that it forks, find in the mailbox (ABI_INPUT). Called in a
+	 * worker process: what it returns was there before engine_run() and stays. May be NULL:
+	 * nothing. A clone that says it is done with its input (ABI_NEXT) has ended with that code.
+	 */
+	const void *(*letter)(void *ctx, uint64_t number, size_t *size);
 	uint64_t timeout_ns; /* per clone; 0: none */
 	uint64_t silence_ns; /* a worker silent for this much longer is killed; 0: 10 s */
 	enum fault_choice faults;
@@ -78,6 +84,8 @@ struct engine_config {
 	void *ctx;
 	/* Output of one clone, in order; of different clones interleaved. */
 	void (*output)(void *ctx, uint64_t number, const void *data, size_t size);
+	/* A message that a clone handed over (ABI_OUTPUT), whole. May be NULL: nobody listens. */
+	void (*message)(void *ctx, uint64_t number, const void *data, size_t size);
 	/*
 	 * Once for each number 1..count, and once for each VM forked by a clone. A clone that
 	 * has been reported is reported again, as LOST, when its worker dies while the clone is

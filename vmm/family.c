@@ -151,6 +151,12 @@ static void run_vm(struct family *f, struct vm *vm, struct vm_report *report)
 			snprintf(report->text, sizeof(report->text),
 			         "no memory to answer the guest's fork");
 			return;
+		case VM_NEXT:
+			if (h->next && !h->next(h->ctx, vm, report->code)) {
+				report->event = VM_EXITED;
+				return;
+			}
+			break;
 		case VM_KICKED:
 			if (h->kicked && !h->kicked(h->ctx, vm)) {
 				*report = (struct vm_report){.event = VM_EXITED};
@@ -209,6 +215,11 @@ void family_run(struct family *f)
 		run_member(f, f->first);
 		retire_first(f);
 	}
+}
+
+uint64_t family_running(const struct family *f)
+{
+	return f->first->number;
 }
 
 bool family_has_more(const struct family *f)

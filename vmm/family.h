@@ -38,6 +38,13 @@ struct family_hooks {
 	 */
 	bool (*kicked)(void *ctx, struct vm *vm);
 
+	/*
+	 * The guest rang NEXT: it is done with its input, `code` how. Return true to go on, with
+	 * another input where vm_set_input() and vm_answer_next() were called; false to end it here
+	 * (it then counts as exited with the code). NULL: go on, without.
+	 */
+	bool (*next)(void *ctx, struct vm *vm, int code);
+
 	/* A VM could not be made: `number` as it would have had, why. */
 	void (*failed)(void *ctx, uint64_t number, int error, const char *why);
 };
@@ -65,6 +72,9 @@ struct vm *family_root(struct family *f);
 
 /* Run the root, then its descendants, until none is left. */
 void family_run(struct family *f);
+
+/* The number of the VM that runs. During family_run(); any of its vCPUs' threads. */
+uint64_t family_running(const struct family *f);
 
 /* Do others wait for the one that runs to end? */
 bool family_has_more(const struct family *f);

@@ -157,6 +157,10 @@ bool guestctl_serve(struct guestctl *g, unsigned cpu, struct vm_report *out, gpa
 	case ABI_FORK:
 		out->event = VM_FORK;
 		return true;
+	case ABI_NEXT:
+		out->event = VM_NEXT;
+		out->code = r.value > 255 ? 255 : (int)r.value;
+		return true;
 	case ABI_CRASH:
 		out->event = VM_CRASHED;
 		describe_crash(g, &r, out);

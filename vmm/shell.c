@@ -122,7 +122,7 @@ int shells_take(struct shells *s, const struct vm_config *c, struct vm **out, st
 /* May another clone have it? */
 static bool clean(struct vm *vm, enum vm_event end)
 {
-	if (end != VM_EXITED && end != VM_READY)
+	if (end != VM_EXITED && end != VM_NEXT && end != VM_READY)
 		return false;
 	return vm->made.image && vm->made.image == space_image(vm->space) &&
 	       !atomic_load(&vm->marked) && !atomic_load(&vm->ruined);

@@ -100,6 +100,17 @@ __attribute__((format(printf, 2, 3))) static void say(struct vcpu *v, const char
 /* Handlers post an event or just return: then the guest goes on. */
 typedef void exit_handler(struct vcpu *v);
 
+/* Requests that wait for the owner's answer. */
+static void note_open(struct vm *vm, enum vm_event event, gpa_t request)
+{
+	if (event == VM_READY)
+		vm->open = (struct open_request){request.v, OPEN_READY};
+	else if (event == VM_FORK)
+		vm->open = (struct open_request){request.v, OPEN_FORK};
+	else if (event == VM_NEXT)
+		vm->open = (struct open_request){request.v, OPEN_NEXT};
+}
+
 /* Serve the bell of `v`, if it has rung; or leave it for later. */
 static void serve_bell(struct vcpu *v)
 {
@@ -114,8 +125,7 @@ static void serve_bell(struct vcpu *v)
 		v->deferred = true;
 		return;
 	}
-	if (report.event == VM_READY || report.event == VM_FORK)
-		vm->open = (struct open_request){request.v, report.event == VM_FORK};
+	note_open(vm, report.event, request);
 	v->report = report;
 	v->pending = true;
 }
@@ -556,7 +566,7 @@ static void run_once(struct vm *vm, uint64_t deadline_ns)
 	}
 }
 
-/* Answer a READY or FORK that is still open: a guest that cannot be told does not go on. */
+/* Answer a request that is still open: a guest that cannot be told does not go on. */
 static void answer_open(struct vm *vm)
 {
 	struct vcpu *first = &vm->vcpus[0];
@@ -564,8 +574,8 @@ static void answer_open(struct vm *vm)
 
 	if (vm->open.gpa == BELL_SILENT)
 		return;
-	/* A FORK nobody made a child for has failed; READY just returns. */
-	r = vm_answer(vm, vm->open.is_fork ? -EAGAIN : 0);
+	/* A FORK nobody made a child for has failed; READY just returns; NEXT finds nothing. */
+	r = vm_answer(vm, vm->open.kind == OPEN_FORK ? -EAGAIN : 0);
 	if (r == 0)
 		return;
 	post(first, r == -ENOMEM ? VM_NOMEM : VM_CRASHED, r);
@@ -591,7 +601,7 @@ void vm_run(struct vm *vm, uint64_t deadline_ns, struct vm_report *out)
 		run_once(vm, deadline_ns);
 	v->pending = false;
 	*out = v->report;
-	if (is_fatal(out->event) || out->event == VM_TIMEOUT)
+	if (is_fatal(out->event) || out->event == VM_TIMEOUT || out->event == VM_NEXT)
 		vm->times.ended = clock_ns();
 }
 

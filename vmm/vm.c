@@ -289,7 +289,8 @@ int vm_restore(struct vm *vm, const struct image *image, struct vm_error *err)
 		power_new_generation(&vm->power);
 	if (vm->open.gpa == BELL_SILENT)
 		return 0;
-	r = vm_answer(vm, 0);
+	/* A clone taken at NEXT has an input of its own. */
+	r = vm_answer(vm, vm->open.kind == OPEN_NEXT);
 	return r ? fail(err, r, "the clone's identity: %s", strerror(-r)) : 0;
 }
 
@@ -553,9 +554,16 @@ int vm_answer(struct vm *vm, int32_t result)
 
 int vm_answer_fork(struct vm *vm, int32_t result)
 {
-	if (vm->open.gpa == BELL_SILENT || !vm->open.is_fork)
+	if (vm->open.gpa == BELL_SILENT || vm->open.kind != OPEN_FORK)
 		return -EINVAL;
 	return vm_answer(vm, result);
+}
+
+int vm_answer_next(struct vm *vm)
+{
+	if (vm->open.gpa == BELL_SILENT || vm->open.kind != OPEN_NEXT)
+		return -EINVAL;
+	return vm_answer(vm, 1);
 }
 
 /* ---- reports ---- */

@@ -98,13 +98,14 @@ enum vm_event {
 	VM_NOMEM,   /* no frame for a violation; text. space_resume(), then vm_run() tries again */
 	VM_DENIED,  /* an access that vm_protect() forbids; gpa, access, text. vm_run() would go on:
 	               the write is dropped, the read finds all ones */
+	VM_NEXT,    /* the guest is done with its input; code. vm_reset(), or vm_run() goes on */
 	VM_FAILED,  /* KVM or the host failed; text */
 };
 
 struct vm_report {
 	enum vm_event event;
 	unsigned vcpu;
-	int code;               /* VM_EXITED: 0..255; VM_FAILED: -errno */
+	int code;               /* VM_EXITED, VM_NEXT: 0..255; VM_FAILED: -errno */
 	gpa_t gpa;              /* VM_DENIED */
 	enum access access;     /* VM_DENIED: ACCESS_READ or ACCESS_WRITE */
 	char text[VM_TEXT_MAX]; /* one line or a few, without the last newline; may be empty */
@@ -215,6 +216,12 @@ int vm_reuse(struct vm *vm, const struct vm_config *c, struct vm_error *err);
  * guest finds -EAGAIN. Return: 0; -EINVAL when no FORK is open; as space_write().
  */
 int vm_answer_fork(struct vm *vm, int32_t result);
+
+/*
+ * After VM_NEXT and vm_set_input(): the guest goes on with this input, as it is. Without it, it
+ * finds that there is no more. Return: 0; -EINVAL when no NEXT is open; as space_write().
+ */
+int vm_answer_next(struct vm *vm);
 
 struct space *vm_space(struct vm *vm); /* borrowed */
 unsigned vm_cpus(const struct vm *vm);

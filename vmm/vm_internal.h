@@ -39,10 +39,18 @@ struct vcpu {
 	struct vm_exits exits;
 };
 
-/* A READY or FORK that has not been answered: part of the saved state. */
+/* What waits for an answer. As it is saved. */
+enum open_kind {
+	OPEN_READY,
+	OPEN_FORK,
+	OPEN_NEXT,
+	OPEN_KINDS,
+};
+
+/* A request that has not been answered: part of the saved state. */
 struct open_request {
 	uint64_t gpa; /* BELL_SILENT: none */
-	bool is_fork;
+	enum open_kind kind;
 };
 
 /* How this host's KVM translates. */

@@ -46,10 +46,10 @@ struct record_header {
 	uint64_t size;
 };
 
-/* The READY or FORK the guest waits for. */
+/* What the guest waits for an answer to. */
 struct request_record {
-	uint64_t gpa; /* BELL_SILENT: none */
-	uint64_t is_fork;
+	uint64_t gpa;  /* BELL_SILENT: none */
+	uint64_t kind; /* enum open_kind */
 };
 
 /* What a vCPU waits for that KVM does not know of. */
@@ -133,7 +133,7 @@ static int save_vcpu(struct vm *vm, unsigned index, struct buffer *b)
 
 static int save_devices(struct vm *vm, struct buffer *b)
 {
-	struct request_record request = {vm->open.gpa, vm->open.is_fork};
+	struct request_record request = {vm->open.gpa, vm->open.kind};
 	void *to;
 	int r = add_record(b, RECORD_SERIAL, 0, sizeof(struct serial_regs), &to);
 
@@ -230,7 +230,9 @@ static int restore_request(struct vm *vm, const void *payload)
 	struct request_record request;
 
 	memcpy(&request, payload, sizeof(request));
-	vm->open = (struct open_request){request.gpa, request.is_fork != 0};
+	if (request.kind >= OPEN_KINDS)
+		return -EBADMSG;
+	vm->open = (struct open_request){request.gpa, (enum open_kind)request.kind};
 	return 0;
 }
 

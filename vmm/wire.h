@@ -7,7 +7,7 @@
  * as they are and pointers to constant strings stay valid.
  *
  *     engine -> worker    RUN number ...     RELEASE
- *     worker -> engine    OUTPUT* ENDED (of the clone, then of what it forked; the last says so)
+ *     worker -> engine    OUTPUT* MESSAGE* ENDED (of the clone, then of what it forked; the last says so)
  *                         SUMMARY (the answer to RELEASE and the last message)
  */
 #ifndef COWSLIP_VMM_WIRE_H
@@ -20,6 +20,7 @@ enum wire_kind {
 	WIRE_RUN,     /* run clone `number` */
 	WIRE_RELEASE, /* let go of everything and end */
 	WIRE_OUTPUT,  /* bytes of `number`'s console follow */
+	WIRE_MESSAGE, /* bytes that `number` handed over follow; `more`: and more of them */
 	WIRE_ENDED,   /* result */
 	WIRE_SUMMARY, /* what this worker was, alive until now with all it held */
 };
@@ -27,7 +28,7 @@ enum wire_kind {
 struct wire {
 	enum wire_kind kind;
 	uint64_t number;
-	bool more; /* ENDED: others of its family are still to come; else the worker is done with it */
+	bool more; /* ENDED: of its family others are still to come; else the worker is done */
 	union {
 		struct clone_result result;
 		struct {

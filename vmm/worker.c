@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,11 +30,12 @@ struct worker_state {
 	const struct engine_config *config;
 	int sock;
 	struct pool *pool;
-	struct shells *shells; /* NULL: none are kept */
-	uint64_t number;       /* of the clone that runs */
-	bool reused;           /* it has one that was another's */
+	struct shells *shells;
+	uint64_t number; /* of the clone that runs */
+	bool reused;     /* it has one that was another's */
 	uint64_t next_child, child_step;
 	struct family *family; /* that runs; NULL: none */
+	pthread_mutex_t message_lock;
 	struct held *held;
 
 	enum clone_ready ready; /* what engine_config.ready has said of the VM that runs */
@@ -76,6 +78,29 @@ static void on_output(void *ctx, uint64_t number, const void *data, size_t size)
 	}
 }
 
+/*
+ * A message that does not fit one of ours goes in several; vCPUs may hand over at once, so the lock
+ * keeps them together.
+ */
+static void on_message(void *ctx, const void *data, size_t size)
+{
+	struct worker_state *w = ctx;
+	struct wire m = {.kind = WIRE_MESSAGE, .number = family_running(w->family)};
+	const uint8_t *at = data;
+
+	pthread_mutex_lock(&w->message_lock);
+	do {
+		size_t n = size < WIRE_OUTPUT_MAX ? size : WIRE_OUTPUT_MAX;
+
+		m.more = n < size;
+		if (send_wire(w, &m, at, n))
+			break;
+		at += n;
+		size -= n;
+	} while (size > 0);
+	pthread_mutex_unlock(&w->message_lock);
+}
+
 static enum clone_end end_of(enum vm_event e)
 {
 	switch (e) {
@@ -88,6 +113,7 @@ static enum clone_end end_of(enum vm_event e)
 	case VM_READY:
 	case VM_FORK:
 	case VM_KICKED:
+	case VM_NEXT:
 	case VM_NOMEM:
 	case VM_DENIED:
 	case VM_FAILED:
@@ -149,6 +175,15 @@ static bool on_ended(void *ctx, struct vm *vm, const struct vm_report *report)
 	return true;
 }
 
+/* An input for each clone, and no more. */
+static bool on_next(void *ctx, struct vm *vm, int code)
+{
+	(void)ctx;
+	(void)vm;
+	(void)code;
+	return false;
+}
+
 static void on_failed(void *ctx, uint64_t number, int error, const char *why)
 {
 	const struct worker_state *w = ctx;
@@ -194,11 +229,20 @@ static int type_input(const struct worker_state *w, struct vm *vm)
 
 static uint64_t reuses(const struct worker_state *w)
 {
-	struct shells_stats stats = {0};
+	struct shells_stats stats;
 
-	if (w->shells)
-		shells_stats(w->shells, &stats);
+	shells_stats(w->shells, &stats);
 	return stats.reused;
+}
+
+static struct vm_mailbox mailbox_of(struct worker_state *w, uint64_t number)
+{
+	const struct engine_config *c = w->config;
+	struct vm_mailbox m = {.output = c->message ? on_message : NULL, .ctx = w};
+
+	if (c->letter)
+		m.input = c->letter(c->ctx, number, &m.input_size);
+	return m;
 }
 
 /* One clone and whatever it forks. */
@@ -209,6 +253,7 @@ static void run_clone(struct worker_state *w, uint64_t number)
 	                                   .output = on_output,
 	                                   .ready = on_ready,
 	                                   .ended = on_ended,
+	                                   .next = on_next,
 	                                   .failed = on_failed};
 	const struct family_config fc = {
 		.vm = {.kvm = c->kvm,
@@ -217,7 +262,8 @@ static void run_clone(struct worker_state *w, uint64_t number)
 	               .number = number,
 	               .arg = c->arg,
 	               .faults = c->faults,
-	               .limit_bytes = c->limit_bytes},
+	               .limit_bytes = c->limit_bytes,
+	               .mailbox = mailbox_of(w, number)},
 		.timeout_ns = c->timeout_ns,
 		.first_child = w->next_child,
 		.child_step = w->child_step,
@@ -266,8 +312,7 @@ static void report_summary(struct worker_state *w)
 	pool_stats(w->pool, &ps);
 	m.summary.used_frames = ps.peak_frames;
 	m.summary.limit_frames = ps.limit_frames;
-	if (w->shells)
-		shells_stats(w->shells, &m.summary.shells);
+	shells_stats(w->shells, &m.summary.shells);
 	(void)send_wire(w, &m, NULL, 0);
 }
 
@@ -292,7 +337,8 @@ int worker_main(const struct engine_config *c, int sock, uint64_t first_child, u
 
 	if (pool_create(pool_bytes(c), &w.pool))
 		return 1;
-	if (!c->no_reuse && shells_create(c->per_process, &w.shells)) {
+	pthread_mutex_init(&w.message_lock, NULL);
+	if (shells_create(c->no_reuse ? 0 : c->per_process, &w.shells)) {
 		pool_put(w.pool);
 		return 1;
 	}

@@ -635,6 +635,61 @@ TEST_BOTH_PATHS(shell, page_tables)
 	lab_close(&l);
 }
 
+/* ---- done with an input ---- */
+
+static void expect_answer(struct vm *vm, struct heard *h, const char *input, const char *answer)
+{
+	*h = (struct heard){0};
+	vm_set_input(vm, input, strlen(input));
+	lab_expect(vm, VM_NEXT, 0);
+	cr_assert_eq(h->messages, 1);
+	cr_assert_str_eq(h->last, answer);
+}
+
+/* One input after the other as it is, by resets, in a clone taken in between; and no more. */
+Test(next, goes_on_or_back)
+{
+	struct heard h;
+	struct vm_error err;
+	struct vm_config c;
+	struct image *image;
+	struct vm *vm, *clone;
+	struct lab l;
+
+	lab_open(&l, POOL);
+	c = lab_config(&l, SCRIPT_RAM, 1, FAULTS_AUTO, NULL);
+	c.mailbox = (struct vm_mailbox){.output = hear, .ctx = &h};
+	vm = lab_boot(&c, "parse", NULL);
+	lab_expect(vm, VM_READY, 0);
+	cr_assert_eq(vm_answer_next(vm), -EINVAL);
+	image = lab_snapshot(vm);
+	expect_answer(vm, &h, "1+1", "2\n");
+	cr_assert_eq(vm_answer_fork(vm, 1), -EINVAL);
+	for (unsigned i = 0; i < 3; i++) {
+		cr_assert_eq(vm_answer_next(vm), 0);
+		cr_assert_eq(vm_answer_next(vm), -EINVAL);
+		expect_answer(vm, &h, "7 *3", "21\n");
+		cr_assert_eq(vm_reset(vm, 9 + i, NULL, &err), 0, "%s", err.text);
+		expect_answer(vm, &h, "2-5", "-3\n");
+	}
+	image_put(image);
+
+	/* A clone taken here goes on with an input of its own. */
+	image = lab_snapshot(vm);
+	c.image = image;
+	c.number = 1;
+	cr_assert_eq(vm_create(&c, &clone, &err), 0, "%s", err.text);
+	expect_answer(clone, &h, "100", "100\n");
+	lab_expect(clone, VM_EXITED, 0);
+	vm_destroy(clone);
+	image_put(image);
+
+	/* Not answered: there is no more, and the guest ends itself. */
+	lab_expect(vm, VM_EXITED, 0);
+	vm_destroy(vm);
+	lab_close(&l);
+}
+
 /* ---- many ---- */
 
 struct burst {
