@@ -38,8 +38,8 @@ VMM_SRCS := $(addprefix vmm/, \
 	vcpu.c vm.c vm_reset.c vm_slots.c vmstate.c watch.c worker.c)
 
 CLI_SRCS := $(addprefix vmm/, \
-	cli_clone.c cli_doctor.c cli_image.c cli_options.c cli_output.c cli_run.c cli_save.c \
-	cli_sink.c cli_terminal.c doctor.c main.c stats.c)
+	cli_clone.c cli_doctor.c cli_image.c cli_inputs.c cli_options.c cli_output.c cli_run.c \
+	cli_save.c cli_sink.c cli_terminal.c doctor.c main.c stats.c)
 
 # What of bench/ needs no command line, and so can be linked to the unit tests, and the rest.
 BENCH_LIB_SRCS := $(addprefix bench/, \
@@ -51,7 +51,7 @@ BENCH_SRCS := $(BENCH_LIB_SRCS) $(BENCH_CLI_SRCS)
 # Linked into every guest program; guest/<program>.c are the programs.
 GUEST_SRCS_x86_64 := guest/x86_64/start.S guest/x86_64/isa.c
 GUEST_SRCS := guest/runtime.c $(GUEST_SRCS_$(ARCH))
-GUEST_PROGRAMS := counter crash forktree hello memwalk poke smp
+GUEST_PROGRAMS := counter crash forktree hello memwalk parse poke smp
 GUEST_LD := guest/$(ARCH)/guest.ld
 # What one program is made of beside its own file.
 MEMWALK_SRCS := $(addprefix guest/, contents.c order.c plan.c)
@@ -121,7 +121,7 @@ GUESTS := $(GUEST_PROGRAMS:%=$(G)/%.elf)
 # ---- what people ask for ----
 
 .PHONY: all cowslip libs guests unit-tests kvm-tests tests
-.PHONY: demo bench test test-unit test-asan test-tsan test-kvm test-kvm-asan
+.PHONY: demo bench soak-reset test test-unit test-asan test-tsan test-kvm test-kvm-asan
 .PHONY: lint lint-format lint-shape lint-tidy lint-gcc lint-clang tidy format
 .PHONY: check-includes check-lists
 .PHONY: deps deps-lint deps-bench clean help
@@ -164,6 +164,7 @@ help:
 	@echo 'make test-nested-all the same on all kernels and MMUs, and the unit suite too'
 	@echo 'make nested-soak     test-nested 20 times in a row (TIMES=N)'
 	@echo 'make nested-icount   instructions per violation, by fault path and frame size'
+	@echo 'make soak-reset      100,000 inputs through one machine that is reset (RESETS=N)'
 	@echo 'make nested-run      one command there: CMD="cowslip run guest/hello.elf"'
 	@echo 'make lint            format, clang-tidy, gcc and clang warnings, includes: as errors'
 	@echo 'make check-includes  direction of includes; every header compiles alone'
@@ -199,6 +200,13 @@ torture-save: deps
 	+@$(MAKE) --no-print-directory BUILD=test kvm-tests
 	TORTURE_TIMES=$(or $(TIMES),500) COWSLIP=build/cowslip COWSLIP_GUESTS=build/guest \
 		build/test/tests/kvm --filter='cli_image/killed_*' --verbose
+
+# RESETS: how many inputs.
+soak-reset: deps
+	+@$(MAKE) --no-print-directory BUILD=release all
+	+@$(MAKE) --no-print-directory BUILD=test kvm-tests
+	COWSLIP_RESETS=$(or $(RESETS),100000) COWSLIP=build/cowslip \
+		COWSLIP_GUESTS=build/guest build/test/tests/kvm --filter=reset_cli/many_inputs
 
 check-includes: deps
 	@tests/include_check.sh

@@ -16,6 +16,7 @@
 #include "arch/arch.h"
 #include "guest/abi.h"
 #include "vmm/cli.h"
+#include "vmm/cli_inputs.h"
 #include "vmm/cli_save.h"
 #include "vmm/cli_sink.h"
 #include "vmm/console.h"
@@ -30,16 +31,17 @@
 
 struct clone_command {
 	/* As asked for. */
-	uint64_t count, jobs, per_process, timeout_ns, limit;
+	uint64_t count, resets, jobs, per_process, timeout_ns, limit; /* 0: not said */
 	int faults;
-	bool hold;
-	const char *path, *arg, *input, *dir, *save;
+	bool hold, no_reuse;
+	const char *path, *arg, *input, *inputs_path, *dir, *save;
 	struct cli_stats stats;
 
 	/* As it goes. */
 	struct kvm kvm;
 	struct image *image;
 	struct snapshot_base *base;
+	struct cli_inputs inputs;
 	struct sink sink;
 	struct stats_clone numbers;
 	uint64_t started;
@@ -59,8 +61,11 @@ enum key {
 	KEY_JOBS = 'j',
 	KEY_PER_PROCESS = CLI_KEY_OWN,
 	KEY_HOLD,
+	KEY_RESET,
+	KEY_NO_REUSE,
 	KEY_ARG,
 	KEY_INPUT,
+	KEY_INPUTS,
 	KEY_SAVE,
 	KEY_TIMEOUT,
 	KEY_FAULTS,
@@ -71,13 +76,22 @@ enum key {
 };
 
 static const struct argp_option options[] = {
-	{"count", KEY_COUNT, "COUNT", 0, "How many clones (1)", 1},
+	{"count", KEY_COUNT, "COUNT", 0, "How many clones (1, or as many as there are inputs)", 1},
 	{"jobs", KEY_JOBS, "JOBS", 0, "Worker processes that run guests at once (CPUs online)", 1},
 	{"per-process", KEY_PER_PROCESS, "K", 0, "Virtual machines in one worker at most (8)", 1},
 	{"hold", KEY_HOLD, NULL, 0, "Keep all clones alive until every one has ended", 1},
+	{"reset", KEY_RESET, "COUNT", 0,
+         "So many clones one after the other in one virtual machine, which is reset (-j: in each of "
+         "so many)",
+         1},
+	{"no-reuse", KEY_NO_REUSE, NULL, 0, "Make a virtual machine for every clone", 1},
 	{"arg", KEY_ARG, "STRING", 0, "Argument for every clone; each also knows its number", 2},
 	{"input", KEY_INPUT, "LINE", 0,
          "Type LINE on every clone's serial console; %n is its number", 2},
+	{"inputs", KEY_INPUTS, "FILE", 0,
+         "Give clone N the N-th line of FILE (-: of stdin), or the N-th file of a directory, as the "
+         "input that its guest asks for",
+         2},
 	{"faults", KEY_FAULTS, "PATH", 0, "Who resolves violations: auto, kernel, uffd (auto)", 2},
 	{"limit", KEY_LIMIT, "SIZE", 0, "The most memory one clone may own (as much as its RAM)",
          2},
@@ -115,11 +129,18 @@ static int take_option(void *to, int key, const char *arg)
 	case KEY_HOLD:
 		c->hold = true;
 		return 0;
+	case KEY_RESET:
+		return cli_count("--reset", arg, 1, MOST_CLONES, &c->resets);
+	case KEY_NO_REUSE:
+		c->no_reuse = true;
+		return 0;
 	case KEY_ARG:
 		return take_arg(c, arg);
 	case KEY_INPUT:
 		c->input = arg;
 		return 0;
+	case KEY_INPUTS:
+		return cli_name("--inputs", arg, &c->inputs_path);
 	case KEY_SAVE:
 		return cli_name("--save", arg, &c->save);
 	case KEY_TIMEOUT:
@@ -224,6 +245,19 @@ static enum clone_ready on_ready(void *ctx, struct vm *vm, struct vm_error *why)
 	}
 	cli_say_saved(c->save, clock_ns() - start);
 	return CLONE_STOPS;
+}
+
+/* In a worker, which has the inputs since it was forked. */
+static const void *letter(void *ctx, uint64_t number, size_t *size)
+{
+	const struct clone_command *c = ctx;
+
+	if (number > c->inputs.count) {
+		*size = 0;
+		return NULL;
+	}
+	*size = c->inputs.list[number - 1].size;
+	return c->inputs.list[number - 1].data;
 }
 
 /* A lone guest's own code needs no words; of several one wants to know which. */
@@ -350,14 +384,17 @@ static int run_clones(struct clone_command *c)
 		.jobs = (unsigned)c->jobs,
 		.per_process = (unsigned)c->per_process,
 		.hold = c->hold,
+		.no_reuse = c->no_reuse,
 		.arg = c->arg,
 		.input = c->input,
+		.letter = letter,
 		.quick = !cli_stats_wanted(&c->stats),
 		.timeout_ns = c->timeout_ns,
 		.faults = c->faults,
 		.limit_bytes = c->limit,
 		.ctx = c,
 		.output = on_output,
+		.message = on_output,
 		.ended = on_ended,
 		.ready = c->save ? on_ready : NULL,
 	};
@@ -402,32 +439,21 @@ static int check(const struct clone_command *c)
 		cli_error("no image given; `cowslip run --save IMAGE KERNEL` makes one");
 		return -EINVAL;
 	}
-	if (c->save && c->count > 1) {
-		cli_error("--save: of one clone, not of %" PRIu64 "; leave out -n", c->count);
-		return -EINVAL;
-	}
 	if (!is_aligned(c->limit, MM_PAGE_SIZE)) {
 		cli_error("--limit %" PRIu64 ": not a multiple of 4 KiB; give whole pages",
 		          c->limit);
 		return -EINVAL;
 	}
+	if (c->resets && (c->count || c->hold || c->no_reuse)) {
+		cli_error("--reset %" PRIu64 ": says how many clones, in a machine that is used "
+		          "again; leave out %s",
+		          c->resets,
+		          c->count  ? "-n"
+		          : c->hold ? "--hold"
+		                    : "--no-reuse");
+		return -EINVAL;
+	}
 	return 0;
-}
-
-static int run_all(struct clone_command *c)
-{
-	int status;
-
-	if (check(c) || cli_stats_open(&c->stats))
-		return CLI_FAILED;
-	c->numbers.jobs = (unsigned)c->jobs;
-	c->numbers.per_process = (unsigned)c->per_process;
-	/* Output to the same terminal would run into the bar. */
-	c->progress = c->count > 1 && isatty(STDERR_FILENO) && (c->dir || !isatty(STDOUT_FILENO));
-	status = open_and_run(c);
-	cli_stats_close(&c->stats);
-	stats_clone_fini(&c->numbers);
-	return status;
 }
 
 static uint64_t online_cpus(void)
@@ -435,6 +461,57 @@ static uint64_t online_cpus(void)
 	long n = sysconf(_SC_NPROCESSORS_ONLN);
 
 	return n > 0 ? min_u64((uint64_t)n, MOST_JOBS) : 1;
+}
+
+/* How many clones, and how many at once, when all is known that may say so. */
+static int settle(struct clone_command *c)
+{
+	int e = c->inputs_path ? cli_inputs_read(&c->inputs, c->inputs_path) : 0;
+
+	if (e)
+		return e;
+	if (c->resets)
+		c->count = c->resets;
+	else if (c->count == 0)
+		c->count = c->inputs.count ? c->inputs.count : 1;
+	if (c->inputs.count && c->count > c->inputs.count) {
+		cli_error("--inputs %s: %zu inputs for %" PRIu64 " clones; give one for each",
+		          c->inputs_path, c->inputs.count, c->count);
+		return -EINVAL;
+	}
+	if (c->count > MOST_CLONES) {
+		cli_error("--inputs %s: %zu inputs; the most clones at a time are %u",
+		          c->inputs_path, c->inputs.count, MOST_CLONES);
+		return -EINVAL;
+	}
+	if (c->save && c->count > 1) {
+		cli_error("--save: of one clone, not of %" PRIu64 "; leave out %s", c->count,
+		          c->resets         ? "--reset"
+		          : c->inputs.count ? "--inputs"
+		                            : "-n");
+		return -EINVAL;
+	}
+	if (c->jobs == 0)
+		c->jobs = c->resets ? 1 : online_cpus();
+	return 0;
+}
+
+static int run_all(struct clone_command *c)
+{
+	int status = CLI_FAILED;
+
+	if (check(c) || settle(c) || cli_stats_open(&c->stats))
+		goto free_inputs;
+	c->numbers.jobs = (unsigned)c->jobs;
+	c->numbers.per_process = (unsigned)c->per_process;
+	/* Output to the same terminal would run into the bar. */
+	c->progress = c->count > 1 && isatty(STDERR_FILENO) && (c->dir || !isatty(STDOUT_FILENO));
+	status = open_and_run(c);
+	cli_stats_close(&c->stats);
+	stats_clone_fini(&c->numbers);
+free_inputs:
+	cli_inputs_free(&c->inputs);
+	return status;
 }
 
 int cli_clone(int argc, char **argv)
@@ -447,8 +524,6 @@ int cli_clone(int argc, char **argv)
 		cli_error("no memory to start");
 		return CLI_FAILED;
 	}
-	c->count = 1;
-	c->jobs = online_cpus();
 	c->per_process = ENGINE_PER_PROCESS;
 	c->failed_number = NO_NUMBER;
 	c->started = clock_ns();

@@ -226,6 +226,12 @@ static json_t *workers_json(const struct stats_clone *s)
 	                 "jobs", number(s->jobs));
 }
 
+static json_t *shells_json(const struct engine_summary *e)
+{
+	return json_pack("{s:o, s:o, s:o}", "made", number(e->shells_made), "reused",
+	                 number(e->shells_reused), "refused", number(e->shells_refused));
+}
+
 static json_t *image_json(const struct snapshot_info *i)
 {
 	return json_pack("{s:o, s:o, s:o}", "ram_bytes", number(i->ram_bytes), "data_bytes",
@@ -242,14 +248,16 @@ static json_t *clone_pool_json(const struct engine_summary *e)
 json_t *stats_clone_json(const struct stats_clone *s)
 {
 	return json_pack(
-		"{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:o, s:o, s:o, s:{s:o}}",
+		"{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:o, s:o, s:o, s:o, "
+		"s:{s:o}}",
 		"command", "clone", "fault_path", text_or_null(s->sum.fault_path), "fault_path_why",
 		text_or_null(s->sum.fault_why), "violations", number(s->sum.violations), "events",
 		number(s->sum.events), "nomem", number(s->sum.nomem), "clones", counts_json(s),
 		"frames", frames_json(&s->sum), "pool", clone_pool_json(&s->engine), "time_us",
 		clone_times_json(s), "clones_per_sec", clones_per_sec(s), "memory",
-		memory_json(&s->engine), "workers", workers_json(s), "image", image_json(&s->image),
-		"exits", "total", number(s->exits));
+		memory_json(&s->engine), "workers", workers_json(s), "shells",
+		shells_json(&s->engine), "image", image_json(&s->image), "exits", "total",
+		number(s->exits));
 }
 
 /* ---- tables ---- */
@@ -347,6 +355,10 @@ void stats_clone_text(const struct stats_clone *s, FILE *to)
 	fprintf(to, "wall time      %.1f ms, %.0f clones/s, %u workers (%u lost), %u at a time\n",
 	        ms(s->engine.wall_ns), clones_per_sec(s), s->engine.workers, s->engine.workers_lost,
 	        s->jobs);
+	fprintf(to,
+	        "machines       %" PRIu64 " made, %" PRIu64 " times used again, %" PRIu64
+	        " not fit for it\n",
+	        s->engine.shells_made, s->engine.shells_reused, s->engine.shells_refused);
 	put_series("create", &s->create, to);
 	put_series("first output", &s->first_output, to);
 	put_series("run", &s->run, to);

@@ -38,6 +38,9 @@
  *     memory         pss_bytes, private_bytes, page_table_bytes of all workers, and alive: how
  *                    many clones were alive when they were taken. Zero without --hold
  *     workers        started, lost, per_process, jobs
+ *     shells         virtual machines that workers made, how many clones got one that had been
+ *                    another's (reused), how many machines were not fit for it (refused); of
+ *                    workers that lived to the end
  *     image          ram_bytes, data_bytes (non-zero pages it holds), frames (data_bytes / 4096)
  *
  * Concurrency: none; one thread.
