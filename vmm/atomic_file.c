@@ -178,7 +178,9 @@ int atomic_file_open(struct atomic_file *f, const char *path, const struct atomi
 {
 	int ret;
 
-	*f = (struct atomic_file){.fd = -1, .dir = -1, .hook = *hook};
+	*f = (struct atomic_file){.fd = -1, .dir = -1};
+	if (hook)
+		f->hook = *hook;
 	ret = resolve_target(f, path, step);
 	if (!ret)
 		ret = open_directory(f, step);

@@ -39,8 +39,8 @@ struct atomic_file {
 
 /*
  * Create the temporary for `path`, mode 0600, and remove those that dead writers of that name have
- * left. A symbolic link is followed: what it names will be replaced. `hook` is copied. On failure
- * *step says what was being done ("opening its directory"); nothing is kept.
+ * left. A symbolic link is followed: what it names will be replaced. `hook` (may be NULL) is
+ * copied. On failure *step says what was being done ("opening its directory"); nothing is kept.
  * Return: 0; -EINVAL when the name is taken by what is not a regular file, or is empty; -EISDIR
  * when it ends in a slash; -ENOMEM; -errno of the failing call.
  */
