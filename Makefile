@@ -25,7 +25,8 @@ say = $(if $(V),,@printf '  %-5s %s\n' '$(1)' '$(2)')
 MM_SRCS := $(addprefix mm/, \
 	access.c backend_alloc.c backend_image.c backend_linear.c check.c fault_kernel.c \
 	discard.c fault_uffd.c frame.c gpa_map.c image.c lock.c pagemap.c policy.c pool.c \
-	populate.c protect.c publish.c report.c reset.c space.c store.c violation.c window.c)
+	pool_file.c populate.c protect.c publish.c report.c reset.c space.c store.c \
+	violation.c window.c)
 
 ARCH_SRCS_x86_64 := $(addprefix arch/x86_64/, \
 	acpi.c boot.c bzimage.c cpuid.c info.c linux.c msr.c pvh.c record.c state.c vcpu.c vm.c)
@@ -105,7 +106,7 @@ GUEST_LDFLAGS := -static -nostdlib -Wl,--build-id=none,-z,noexecstack,-z,norelro
 
 # Calls that the unit tests make fail on demand: tests/unit/inject.c stands in for them.
 INJECT_WRAPS := mmap munmap mprotect madvise fallocate malloc calloc realloc ioctl memfd_create \
-	pthread_create eventfd open pread ftruncate openat pwrite fsync renameat
+	pthread_create eventfd open pread ftruncate fsopen openat pwrite fsync renameat
 INJECT := $(if $(filter tests/unit/inject.c,$(UNIT_SRCS)),$(INJECT_WRAPS:%=-Wl,--wrap=%))
 
 B := build/$(BUILD)

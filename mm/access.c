@@ -27,36 +27,38 @@ static int to_errno(enum outcome o)
 	return -ENOMEM;
 }
 
-/* Make the block that holds `a` decided at least up to `a`. */
-static int decide_block(struct space *s, gpa_t a, enum access access)
+/* Make the block that holds `r` decided at least up to its end. */
+static int decide_block(struct space *s, struct gpa_range r, enum access access)
 {
-	const struct block *b = &s->blocks[block_index(s, a)];
+	struct block *b = &s->blocks[block_index(s, r.start)];
 	enum outcome o;
 	bool undecided;
 
 	do {
 		lock_take(&s->lock);
 		undecided = block_undecided(b);
+		/* About to be touched: nobody takes it back before. */
+		b->granted &= undecided;
 		lock_drop(&s->lock);
 		if (!undecided)
 			return 0;
-		o = space_violation(s, (struct violation){a, access});
+		o = violation_resolve_known(s, r, access);
 	} while (o == OUTCOME_RETRY);
 	return to_errno(o);
 }
 
-/* The last page of the range in each block: a block half decided is decided up to there. */
+/* Block by block. A range in one region: permitted as a whole, or not at all. */
 static int decide_range(struct space *s, struct gpa_range r, enum access access)
 {
 	uint64_t end = gpa_range_end(r);
 
-	for (uint64_t at = r.start.v; at < end;
-	     at = align_down(at, MM_BLOCK_SIZE) + MM_BLOCK_SIZE) {
-		uint64_t block_end = align_down(at, MM_BLOCK_SIZE) + MM_BLOCK_SIZE;
-		int e = decide_block(s, (gpa_t){min_u64(end, block_end) - 1}, access);
+	for (uint64_t at = r.start.v; at < end;) {
+		uint64_t stop = min_u64(end, align_down(at, MM_BLOCK_SIZE) + MM_BLOCK_SIZE);
+		int e = decide_block(s, (struct gpa_range){{at}, stop - at}, access);
 
 		if (e)
 			return e;
+		at = stop;
 	}
 	return 0;
 }

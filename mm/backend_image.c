@@ -76,7 +76,7 @@ int image_map(struct space *s, uint64_t from, uint64_t to, uint64_t *reached)
 	return r;
 }
 
-static bool image_has(const struct space *s, struct gpa_range r)
+bool image_has(const struct space *s, struct gpa_range r)
 {
 	uint64_t at = r.start.v;
 	struct image_piece p;

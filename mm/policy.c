@@ -1,38 +1,176 @@
 // SPDX-License-Identifier: MIT
 #include "mm/policy.h"
 
-/* A walk enters the next block within this many pages of the edge it shares with the last one. */
-#define EDGE_PAGES 64u
+/* A walk goes on within this many pages of where it was expected: larger strides are no walk. */
+#define SLACK_PAGES 16u
 
-/* Pages brought in by the first, second, ... event of a block; then the whole block. */
-static const unsigned cluster_pages[] = {16, 64};
-#define CLUSTERS (sizeof(cluster_pages) / sizeof(cluster_pages[0]))
+/* Events in a row, where they were expected, that make a block dense. */
+#define PROOF 2u
 
-static bool walks_in(const struct policy_input *in)
+/* Small enough that touches 32 pages apart are no walk, for a block of them is mostly unused. */
+#define CLUSTER_PAGES 16u
+
+/* Lone touches that get clusters; then a neighbourhood doubles with every second one. */
+#define LONE_CLUSTERS 8u
+
+static uint64_t block_number(uint64_t page)
 {
-	return (in->before_full && in->page < EDGE_PAGES) ||
-	       (in->after_full && in->page >= MM_BLOCK_PAGES - EDGE_PAGES);
+	return page >> MM_BLOCK_ORDER;
 }
 
-static struct policy_choice cluster(unsigned page, unsigned pages)
+static struct policy_choice cluster(uint64_t page, uint64_t pages)
 {
-	return (struct policy_choice){page & ~(pages - 1u), pages};
+	return (struct policy_choice){POLICY_CLUSTER, align_down(page, pages), pages};
 }
 
-struct policy_choice policy_choose(const struct policy_input *in)
+/* 1: `page` is where the stream goes on upwards, -1: downwards, 0: neither. */
+static int follows(const struct policy_stream *s, uint64_t page)
 {
-	const struct policy_choice whole = {0, MM_BLOCK_PAGES};
+	if (s->used == 0)
+		return 0;
+	if (s->way >= 0 && page >= s->high && page - s->high < SLACK_PAGES)
+		return 1;
+	if (s->way <= 0 && page < s->low && s->low - page <= SLACK_PAGES)
+		return -1;
+	return 0;
+}
 
-	switch (in->page_size) {
+static struct policy_stream *find_stream(struct policy_history *h, uint64_t page, int *way)
+{
+	for (unsigned i = 0; i < POLICY_STREAMS; i++) {
+		*way = follows(&h->streams[i], page);
+		if (*way)
+			return &h->streams[i];
+	}
+	return NULL;
+}
+
+/* Somebody asks for what a stream was given: another vCPU, whose event came later. */
+static bool is_repeat(const struct policy_history *h, const struct policy_event *e)
+{
+	for (unsigned i = 0; i < POLICY_STREAMS; i++) {
+		const struct policy_stream *s = &h->streams[i];
+
+		if (s->used && !e->fresh && e->page >= s->low && e->page < s->high)
+			return true;
+	}
+	return false;
+}
+
+static struct policy_stream *oldest_stream(struct policy_history *h)
+{
+	struct policy_stream *oldest = &h->streams[0];
+
+	for (unsigned i = 1; i < POLICY_STREAMS; i++)
+		if (h->streams[i].used < oldest->used)
+			oldest = &h->streams[i];
+	return oldest;
+}
+
+/* What the stream was given last is where it is expected to go on. */
+static void remember(struct policy_stream *s, struct policy_choice c)
+{
+	unsigned shift = c.kind == POLICY_CLUSTER ? 0 : MM_BLOCK_ORDER;
+
+	s->low = c.first << shift;
+	s->high = (c.first + c.count) << shift;
+}
+
+/* The touched block and at most `more` of those that the stream comes to next. */
+static struct policy_choice blocks_ahead(const struct policy_event *e, int way, uint32_t more)
+{
+	uint64_t block = block_number(e->page);
+	enum policy_kind kind = e->page_size == PAGE_SIZE_4K ? POLICY_SMALL : POLICY_WHOLE;
+	uint64_t n = min_u64(more, way < 0 ? e->below : e->above);
+
+	n = min_u64(n, e->room - 1);
+	if (kind == POLICY_WHOLE)
+		n = min_u64(n, e->at_once - 1);
+	return (struct policy_choice){kind, way < 0 ? block - n : block, n + 1};
+}
+
+static struct policy_choice go_on(struct policy_history *h, struct policy_stream *s,
+                                  const struct policy_event *e, int way)
+{
+	struct policy_choice c;
+
+	s->way = (int8_t)way;
+	/* Small pages that nobody touches cost nothing: no proof is wanted for them. */
+	if (s->credit == 0 && ++s->hits < PROOF && e->page_size != PAGE_SIZE_4K)
+		return cluster(e->page, CLUSTER_PAGES);
+	if (s->credit == 0) {
+		s->ahead = (uint16_t)(s->ahead ? min_u64(2u * s->ahead, POLICY_AHEAD) : 1);
+		s->credit = (uint16_t)(s->ahead + 1);
+		s->hits = 0;
+		h->lone /= 2;
+	}
+	c = blocks_ahead(e, way, s->credit - 1u);
+	s->credit = (uint16_t)(s->credit - c.count);
+	return c;
+}
+
+/* The aligned 2^n blocks around the touched one. The caller leaves out what is beyond RAM. */
+static struct policy_choice neighbourhood(const struct policy_event *e, uint32_t doublings)
+{
+	uint64_t n = 1;
+
+	while (n < POLICY_AROUND && doublings-- > 0 && 2 * n <= e->room)
+		n *= 2;
+	return (struct policy_choice){POLICY_SMALL, align_down(block_number(e->page), n), n};
+}
+
+static struct policy_choice lone_touch(struct policy_history *h, const struct policy_event *e)
+{
+	uint32_t before = h->lone;
+
+	if (h->lone < UINT32_MAX)
+		h->lone++;
+	if (e->page_size == PAGE_SIZE_4K)
+		return neighbourhood(e, before);
+	if (before < LONE_CLUSTERS)
+		return cluster(e->page, CLUSTER_PAGES);
+	return neighbourhood(e, (before - LONE_CLUSTERS) / 2);
+}
+
+struct policy_choice policy_choose(struct policy_history *h, const struct policy_event *e)
+{
+	struct policy_stream *s;
+	struct policy_choice c;
+	int way;
+
+	if (e->page_size == PAGE_SIZE_2M || e->page_size == PAGE_SIZE_1G)
+		return blocks_ahead(e, 1, POLICY_AHEAD);
+	s = find_stream(h, e->page, &way);
+	if (!s && is_repeat(h, e))
+		return cluster(e->page, CLUSTER_PAGES);
+	if (s) {
+		c = go_on(h, s, e, way);
+	} else {
+		s = oldest_stream(h);
+		*s = (struct policy_stream){0};
+		c = lone_touch(h, e);
+	}
+	s->used = ++h->tick;
+	remember(s, c);
+	return c;
+}
+
+struct policy_choice policy_choose_known(enum page_size page_size, uint64_t page, uint64_t count)
+{
+	const struct policy_choice whole = {POLICY_WHOLE, block_number(page), 1};
+	uint64_t first = align_down(page, CLUSTER_PAGES);
+	uint64_t end = align_up(page + count, CLUSTER_PAGES);
+
+	switch (page_size) {
 	case PAGE_SIZE_2M:
 	case PAGE_SIZE_1G:
 		return whole;
-	case PAGE_SIZE_4K:
-		return cluster(in->page, cluster_pages[0]);
 	case PAGE_SIZE_AUTO:
+		if (count >= MM_BLOCK_PAGES / 2)
+			return whole;
+		break;
+	case PAGE_SIZE_4K:
 		break;
 	}
-	if (in->events >= CLUSTERS || walks_in(in))
-		return whole;
-	return cluster(in->page, cluster_pages[in->events]);
+	return (struct policy_choice){POLICY_CLUSTER, first, end - first};
 }

@@ -1,33 +1,90 @@
 // SPDX-License-Identifier: MIT
 /*
- * mm/policy.h - how much to bring in for one violation: a pure function of what is known.
+ * mm/policy.h - what to do about one violation of fresh memory: a pure function of the event and
+ * of a small history that the caller keeps.
  *
- * A lone event in user space costs about four times the kernel's own 4 KiB fault, and one event
- * that brings in a whole 2 MiB block costs about fifteen; so a guest that touches a block here and
- * there should get clusters, and one that walks through memory should get blocks.
+ * An event in user space costs several times the kernel's own 4 KiB fault; a 2 MiB page costs about
+ * twenty and saves 511. So an event is answered in one of three ways:
+ *
+ *     CLUSTER   a few pages now; the rest of the block goes on to raise events
+ *     WHOLE     blocks as 2 MiB pages, more of them than were touched where a walk will get to them
+ *     SMALL     blocks that raise no events any more: the kernel fills them 4 KiB by 4 KiB
+ *
+ * A walk (sequential, either way, or in strides of a few pages) is a stream: events where the last
+ * answer ended. When two follow each other so, the block they are in is taken to be dense, and the
+ * stream gets it and blocks ahead of it: 1, 2, 4, ... POLICY_AHEAD. Behind what it was given it
+ * must prove itself again, by a cluster. So what is committed stays below about twice what
+ * was walked through, and a walk costs two events for each doubling.
+ *
+ * A touch that no stream expects is lone. The first few get clusters; then neighbourhoods of the
+ * touched block are handed to the kernel, the larger the more lone touches there were, so that a
+ * random walk costs some dozen events and then runs as fast as the kernel does, with no
+ * memory committed that was not touched. A walk that leaves such a neighbourhood is a stream again.
+ *
+ * Concurrency: none here; a space's lock guards its history.
  */
 #ifndef COWSLIP_MM_POLICY_H
 #define COWSLIP_MM_POLICY_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "mm/types.h"
 
-struct policy_input {
+#define POLICY_STREAMS 8u
+#define POLICY_AHEAD   64u  /* blocks given ahead of a walk, at most */
+#define POLICY_AROUND  512u /* blocks of a neighbourhood, at most; a power of two */
+
+/* A walk, or a touch that may become one. All-zero: not in use. Pages count from the window. */
+struct policy_stream {
+	uint64_t low, high; /* what it was given last: [low, high) */
+	uint32_t used;      /* tick of its last event; 0: not in use */
+	uint16_t credit;    /* blocks it may have before it must prove itself again */
+	uint16_t ahead;     /* blocks it was allowed last, 0: none yet */
+	uint8_t hits;       /* events where it was expected, since it was allowed the last */
+	int8_t way;         /* 1 upwards, -1 downwards, 0 not known yet */
+};
+
+/* All-zero: nothing is known. */
+struct policy_history {
+	struct policy_stream streams[POLICY_STREAMS];
+	uint32_t tick;
+	uint32_t lone; /* lone touches, halved by every walk that proves itself */
+};
+
+struct policy_event {
 	enum page_size page_size; /* of the region */
-	unsigned page;            /* touched, in its block: 0..511 */
-	unsigned events;          /* that this block has had before this one */
-	bool before_full;         /* the block below is whole */
-	bool after_full;          /* the block above is whole */
+	uint64_t page;            /* touched; counts from the window's start */
+	bool fresh;               /* its block has no frames yet; else clusters of it are there */
+	uint32_t below, above;    /* blocks without frames next to it, to POLICY_AHEAD - 1 */
+	uint32_t at_once;         /* >= 1: whole blocks that one answer may give */
+	uint32_t room;            /* >= 1: blocks that may be given at all */
 };
 
-/* Pages [first, first + pages) of the block; pages == 512 means the block as one. */
+enum policy_kind {
+	POLICY_CLUSTER,
+	POLICY_WHOLE,
+	POLICY_SMALL,
+};
+
+/*
+ * CLUSTER: pages [first, first + count), inside the touched block, the touched page among them.
+ * WHOLE: blocks [first, first + count), counted from the window's start: the touched one and
+ * neighbours without frames. SMALL: blocks, likewise, but others lie among them: those are
+ * to be left alone.
+ */
 struct policy_choice {
-	unsigned first;
-	unsigned pages;
+	enum policy_kind kind;
+	uint64_t first, count;
 };
 
-/* Always covers `page`; first is a multiple of pages, pages a power of two. */
-struct policy_choice policy_choose(const struct policy_input *in);
+/* The answer; `h` remembers it. */
+struct policy_choice policy_choose(struct policy_history *h, const struct policy_event *e);
+
+/*
+ * The same for an access of the VMM's own to `count` pages from `page` on, inside one block: it is
+ * known beforehand, and says nothing about the guest.
+ */
+struct policy_choice policy_choose_known(enum page_size page_size, uint64_t page, uint64_t count);
 
 #endif

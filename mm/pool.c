@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * mm/pool.c - memory behind the frame table: one memfd, and the pool's own mapping of all of it.
+ * mm/pool.c - memory behind the frame table: one file, and the pool's own mappings of all of it.
  *
  * A frame's life: reserved by the buddy system under the lock; filled by the host when first
  * touched; punched out, outside the lock, while its block is DYING and so cannot be
@@ -21,6 +21,9 @@
 #include "mm/lock.h"
 #include "mm/pool_internal.h"
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
 #endif
@@ -30,7 +33,9 @@
 
 struct pool {
 	struct store store; /* what extents name; its count is the pool's */
-	uint8_t *alias;     /* the whole memfd; never changes */
+	bool huge;          /* pool_huge(); never changes, like the mappings */
+	uint8_t *alias;     /* the whole file, never touched but 4 KiB by 4 KiB */
+	uint8_t *blocks;    /* the whole file, for touching 2 MiB at once */
 	struct lock lock;
 	struct frame_table frames; /* lock */
 };
@@ -46,10 +51,10 @@ static uint64_t order_bytes(unsigned order)
 }
 
 /*
- * Map the whole memfd at a 2 MiB boundary: a block can be one huge page only where its address
+ * Map the whole file at a 2 MiB boundary: a block can be one huge page only where its address
  * is aligned too. Fork copies page tables of what it copies; no child wants this mapping.
  */
-static int map_alias(struct pool *p)
+static int map_file(const struct pool *p, uint8_t **out)
 {
 	size_t size = align_up(p->store.size, MM_BLOCK_SIZE) + MM_BLOCK_SIZE;
 	uint8_t *room =
@@ -72,8 +77,35 @@ static int map_alias(struct pool *p)
 	if (room + size > end)
 		munmap(end, (size_t)(room + size - end));
 	madvise(at, p->store.size, MADV_DONTFORK);
-	p->alias = at;
+	*out = at;
 	return 0;
+}
+
+static void unmap_file(const struct pool *p, uint8_t *at)
+{
+	if (at)
+		munmap(at, align_up(p->store.size, MM_BLOCK_SIZE));
+}
+
+/* Where the file has huge pages, a mapping that is not told otherwise would get them. */
+static int map_aliases(struct pool *p)
+{
+	int r = map_file(p, &p->alias);
+
+	if (r)
+		return r;
+	if (p->huge && madvise(p->alias, p->store.size, MADV_NOHUGEPAGE) < 0) {
+		r = -errno;
+		goto unmap_alias;
+	}
+	r = map_file(p, &p->blocks);
+	if (r)
+		goto unmap_alias;
+	return 0;
+
+unmap_alias:
+	unmap_file(p, p->alias);
+	return r;
 }
 
 int pool_create(uint64_t limit, struct pool **out)
@@ -87,11 +119,10 @@ int pool_create(uint64_t limit, struct pool **out)
 	if (!p)
 		return -ENOMEM;
 	p->store = (struct store){.refs = 1, .size = limit, .pool = p};
-	p->store.fd = memfd_create("cowslip-pool", MFD_CLOEXEC);
-	if (p->store.fd < 0) {
-		r = -errno;
+	r = pool_file_open(&p->huge);
+	if (r < 0)
 		goto free_pool;
-	}
+	p->store.fd = r;
 	if (ftruncate(p->store.fd, (off_t)limit) < 0) {
 		r = -errno;
 		goto close_fd;
@@ -99,7 +130,7 @@ int pool_create(uint64_t limit, struct pool **out)
 	r = frame_table_init(&p->frames, (uint32_t)(limit >> MM_PAGE_SHIFT));
 	if (r)
 		goto close_fd;
-	r = map_alias(p);
+	r = map_aliases(p);
 	if (r)
 		goto fini_frames;
 	lock_init(&p->lock, LOCK_POOL);
@@ -118,7 +149,8 @@ free_pool:
 void pool_destroy(struct pool *p)
 {
 	CHECK(p->frames.used == 0);
-	munmap(p->alias, align_up(p->store.size, MM_BLOCK_SIZE));
+	unmap_file(p, p->blocks);
+	unmap_file(p, p->alias);
 	frame_table_fini(&p->frames);
 	lock_fini(&p->lock);
 	close(p->store.fd);
@@ -140,6 +172,11 @@ void pool_put(struct pool *p)
 struct store *pool_store(struct pool *p)
 {
 	return &p->store;
+}
+
+bool pool_huge(const struct pool *p)
+{
+	return p->huge;
 }
 
 int pool_alloc(struct pool *p, unsigned order, frame_t hint, frame_t *out)
@@ -228,9 +265,22 @@ void *pool_frame_ptr(struct pool *p, frame_t f)
 	return p->alias + frame_offset(f);
 }
 
+void *pool_block_ptr(struct pool *p, frame_t f)
+{
+	return p->blocks + frame_offset(f);
+}
+
+bool pool_block_empty(struct pool *p, frame_t f)
+{
+	off_t start = (off_t)frame_offset(f);
+	off_t data = lseek(p->store.fd, start, SEEK_DATA);
+
+	return data < 0 ? errno == ENXIO : data >= start + (off_t)MM_BLOCK_SIZE;
+}
+
 int pool_collapse(struct pool *p, frame_t f)
 {
-	volatile uint8_t *at = pool_frame_ptr(p, f);
+	volatile uint8_t *at = pool_block_ptr(p, f);
 	int r = -EAGAIN;
 
 	CHECK(is_aligned(f.n, MM_BLOCK_PAGES));
@@ -241,16 +291,17 @@ int pool_collapse(struct pool *p, frame_t f)
 	return r;
 }
 
+/* Through the mapping that has small pages: fallocate() would bring in huge ones. */
 int pool_fill(struct pool *p, frame_t f, uint32_t frames)
 {
+	uint8_t *at = pool_frame_ptr(p, f);
 	int r;
 
 	do {
-		r = fallocate(p->store.fd, 0, (off_t)frame_offset(f),
-		              (off_t)frames << MM_PAGE_SHIFT);
-	} while (r < 0 && errno == EINTR);
+		r = madvise(at, (size_t)frames << MM_PAGE_SHIFT, MADV_POPULATE_WRITE);
+	} while (r < 0 && (errno == EINTR || errno == EAGAIN));
 	if (r < 0)
-		return errno == ENOSPC ? -ENOMEM : -errno;
+		return errno == EFAULT ? -ENOMEM : -errno;
 	return 0;
 }
 

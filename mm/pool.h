@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * mm/pool.h - the frame allocator: one memfd, a buddy system over its offsets, a hard limit.
+ * mm/pool.h - the frame allocator: one file, a buddy system over its offsets, a hard limit.
  *
  * A frame is 4 KiB; a block is 2^order frames, order 0..18, aligned to its size. Allocating a
  * block reserves offsets and counts against the limit; the host gives memory when
@@ -49,6 +49,12 @@ struct pool *pool_get(struct pool *p);
 struct store *pool_store(struct pool *p);
 
 /*
+ * A first touch of frames mapped MAP_SHARED (and not MADV_NOHUGEPAGE) brings in a whole 2 MiB page,
+ * if the block was empty. Else only pool_collapse() makes huge pages.
+ */
+bool pool_huge(const struct pool *p);
+
+/*
  * Reserve a block of 2^order frames with one reference. Its contents read as zero. `hint`
  * (or FRAME_NONE) is where the caller would like it: taken when free, so that runs that are
  * neighbours in a guest are neighbours in the store and map with one call.
@@ -75,18 +81,28 @@ uint32_t pool_refs(struct pool *p, frame_t f);
 int pool_order(struct pool *p, frame_t f);
 
 /*
- * Back a whole 2 MiB block (order 9, `f` its head) by one huge page: touch one page and
- * MADV_COLLAPSE it through the pool's own mapping. What the block already holds stays.
- * Works with shmem THP "never" (Linux 6.1 and later).
+ * Back a whole 2 MiB block (order 9, `f` its head) by one huge page: touch one page, which is
+ * enough where pool_huge(), and MADV_COLLAPSE it through the pool's own mapping. What the block
+ * already holds stays. Works with shmem THP "never" (Linux 6.1 and later).
  * Return: 0; -errno of madvise (no huge page to be had): the block is still usable, 4 KiB by 4 KiB.
  */
 int pool_collapse(struct pool *p, frame_t f);
 
 /*
  * The pool's own mapping of frame `f`: for copying into frames that no guest can see yet.
- * Valid for the rest of f's block. Not for frames a guest runs on: use space_read/write/hold.
+ * Valid for the rest of f's block; a touch commits 4 KiB. Not for frames a guest runs on: use
+ * space_read/write/hold.
  */
 void *pool_frame_ptr(struct pool *p, frame_t f);
+
+/* The same of a whole 2 MiB block that is about to be filled: a touch may commit all of it. */
+void *pool_block_ptr(struct pool *p, frame_t f);
+
+/*
+ * Nothing of the block at `f` (order 9) has memory behind it: it was never touched. Says false when
+ * the kernel won't tell. What is true may change while anybody has the block mapped.
+ */
+bool pool_block_empty(struct pool *p, frame_t f);
 
 /*
  * Put memory behind `frames` frames from `f` on, 4 KiB by 4 KiB, all inside one block. What is

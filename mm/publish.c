@@ -27,6 +27,12 @@
 #define WHOLE_RUNS  64u
 #define WHOLE_PAGES (MM_BLOCK_PAGES / 2)
 
+/*
+ * Blocks in a row that were never touched and so stay out of the image. A touch in a clone would put
+ * memory behind them, in the image; but each such hole is a mapping more in every clone.
+ */
+#define HOLE_BLOCKS 8u
+
 struct extents {
 	struct extent *e;
 	size_t count, room;
@@ -125,14 +131,15 @@ static int own_block(struct space *s, struct block *b, const struct plan *p, siz
 
 	if (r)
 		return r;
-	r = copy_block(s, ram, p, run, pool_frame_ptr(s->pool, f));
+	r = copy_block(s, ram, p, run, pool_block_ptr(s->pool, f));
 	if (r == 0)
-		r = window_map_owned(s, ram, f);
+		r = window_map_owned(s, ram, f, pool_huge(s->pool));
 	if (r) {
 		pool_unref(s->pool, f);
 		return r;
 	}
 	alloc_commit(s, b, f);
+	b->huge = pool_huge(s->pool);
 	return 0;
 }
 
@@ -335,8 +342,10 @@ static int plan_extents(struct space *s, struct plan *p)
 /* Everything that may fail before the first change: scan, copy, list. */
 static int prepare(struct space *s, struct plan *p)
 {
-	int r = space_private_runs(s, &p->private);
+	int r;
 
+	(void)alloc_take_back(s, HOLE_BLOCKS);
+	r = space_private_runs(s, &p->private);
 	if (r)
 		return r;
 	if (own_scrappy_blocks(s, p)) {

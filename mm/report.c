@@ -23,6 +23,12 @@ enum block_state space_block_state(struct space *s, gpa_t a)
 
 /* ---- by address ---- */
 
+/* One that was granted is none before it is touched. */
+static bool is_huge(const struct space *s, const struct block *b)
+{
+	return b->huge && !(b->granted && pool_block_empty(s->pool, b->frame));
+}
+
 /* Where the private pages of a SHARED block begin or end. Return: 0 or -errno of pagemap. */
 static int find_private(struct space *s, struct space_mapping *m)
 {
@@ -69,7 +75,7 @@ static int describe(struct space *s, struct space_mapping *m)
 	case BLOCK_OWNED:
 		m->store = pool_store(s->pool);
 		m->frame = (frame_t){b->frame.n + (uint32_t)skip};
-		m->page_bytes = b->huge ? MM_BLOCK_SIZE : MM_PAGE_SIZE;
+		m->page_bytes = is_huge(s, b) ? MM_BLOCK_SIZE : MM_PAGE_SIZE;
 		m->sharers = 1;
 		break;
 	case BLOCK_SHARED:
@@ -193,7 +199,7 @@ static void count_owned(const struct space *s, struct space_stats *out)
 		out->owned_committed += store_data_frames(pool_store(s->pool), run.frame,
 		                                          run.ram.size >> MM_PAGE_SHIFT);
 		for (size_t k = 0; k < run.count; k++)
-			out->huge_blocks += s->blocks[run.first + k].huge;
+			out->huge_blocks += is_huge(s, &s->blocks[run.first + k]);
 	}
 }
 
@@ -243,11 +249,12 @@ static const char *audit_block(struct space *s, size_t i)
 	case BLOCK_EMPTY:
 		if (guard_mixed(s, i))
 			return "EMPTY block with several protections";
-		return b->partial || b->mapped || b->huge ? "EMPTY block with traces" : NULL;
+		return b->partial || b->mapped || b->huge || b->granted ? "EMPTY block with traces"
+		                                                        : NULL;
 	case BLOCK_LINEAR:
 		return NULL;
 	case BLOCK_SHARED:
-		return b->huge ? "SHARED block claims a huge page" : NULL;
+		return b->huge || b->granted ? "SHARED block claims frames" : NULL;
 	case BLOCK_OWNED:
 		if (pool_refs(s->pool, b->frame) != 1)
 			return "OWNED block's frames are not its alone";

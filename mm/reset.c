@@ -98,8 +98,10 @@ static void zero_owned(struct space *s)
 
 	for (size_t i = 0; next_owned(s, &i, s->block_count, &run);) {
 		pool_zero(s->pool, run.frame, run.ram.size >> MM_PAGE_SHIFT);
-		for (size_t k = 0; k < run.count; k++)
-			s->blocks[run.first + k].huge = false;
+		for (size_t k = 0; k < run.count; k++) {
+			s->blocks[run.first + k].huge &= pool_huge(s->pool);
+			s->blocks[run.first + k].granted = true;
+		}
 	}
 }
 

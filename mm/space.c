@@ -204,6 +204,9 @@ static int own_all(struct space *s, bool fill)
 		if (r)
 			return r;
 		alloc_commit(s, b, f);
+		b->granted = !fill;
+		b->huge = pool_huge(s->pool) &&
+		          space_region(s, ram.start)->ram.page_size == PAGE_SIZE_2M;
 		if (!fill)
 			continue;
 		b->huge = space_region(s, ram.start)->ram.page_size != PAGE_SIZE_4K &&
@@ -221,7 +224,7 @@ static bool joins(const struct space *s, const struct owned_run *run, size_t b)
 	struct gpa_range r = block_range(s, b);
 
 	return s->blocks[b].state == BLOCK_OWNED && r.size > 0 &&
-	       gpa_range_end(run->ram) == r.start.v &&
+	       gpa_range_end(run->ram) == r.start.v && s->blocks[b].huge == run->huge &&
 	       s->blocks[b].frame.n == run->frame.n + run->count * MM_BLOCK_PAGES;
 }
 
@@ -234,7 +237,7 @@ bool next_owned(const struct space *s, size_t *at, size_t end, struct owned_run 
 	*at = i;
 	if (i == end)
 		return false;
-	*out = (struct owned_run){i, 1, block_range(s, i), s->blocks[i].frame};
+	*out = (struct owned_run){i, 1, block_range(s, i), s->blocks[i].frame, s->blocks[i].huge};
 	while (++i < end && joins(s, out, i)) {
 		out->ram.size += block_range(s, i).size;
 		out->count++;
@@ -248,7 +251,7 @@ static int map_owned(struct space *s)
 	struct owned_run run;
 
 	for (size_t i = 0; next_owned(s, &i, s->block_count, &run);) {
-		int r = window_map_owned(s, run.ram, run.frame);
+		int r = window_map_owned(s, run.ram, run.frame, run.huge);
 
 		if (r)
 			return r;

@@ -25,6 +25,7 @@
 #include "mm/image.h"
 #include "mm/lock.h"
 #include "mm/pagemap.h"
+#include "mm/policy.h"
 #include "mm/pool.h"
 #include "mm/space.h"
 
@@ -32,10 +33,10 @@
 struct block {
 	frame_t frame;   /* OWNED: head of its order-9 pool block */
 	uint8_t state;   /* enum block_state */
-	uint8_t events;  /* violations that filled a part of it, saturating */
 	bool partial;    /* OWNED: only clusters are filled; SHARED: only pages below `mapped` are
 	                   mapped; the rest still raises violations */
-	bool huge;       /* OWNED: filled as one 2 MiB page */
+	bool huge;       /* OWNED: one 2 MiB page, or mapped so that the first touch makes it one */
+	bool granted;    /* OWNED: the kernel fills it when it is touched; perhaps it never was */
 	uint16_t mapped; /* SHARED and partial: pages of the block decided so far, 1..511 */
 };
 
@@ -83,6 +84,7 @@ struct space {
 	struct block *blocks; /* [block_count] */
 	uint64_t limit_frames;
 	uint64_t owned_frames;
+	struct policy_history history;
 	int64_t place; /* frame at which `first` would lie in the pool, so that runs stay runs */
 	unsigned holds;
 
@@ -118,11 +120,12 @@ const struct region *space_region(const struct space *s, gpa_t a);
 /* The part of block `index` that is RAM: a region may end inside its last block. */
 struct gpa_range block_range(const struct space *s, size_t index);
 
-/* OWNED blocks with neighbouring frames: one mapping serves them. */
+/* OWNED blocks with neighbouring frames, mapped alike: one mapping serves them. */
 struct owned_run {
 	size_t first, count;  /* blocks */
 	struct gpa_range ram; /* what they cover */
 	frame_t frame;        /* of the first */
+	bool huge;            /* of all */
 };
 
 /*
@@ -186,11 +189,12 @@ int window_reserve(struct space *s, void *memory);
 void window_release(struct space *s);
 
 /*
- * Map pool frames shared, so that the guest's writes land in them. Here and below each page gets
+ * Map pool frames shared, so that the guest's writes land in them. `huge`: a first touch may
+ * bring in 2 MiB. Here and below each page gets
  * the permissions the guard says. Return: 0 or -errno, then the old mapping is kept; of a range
  * with several permissions, which takes several calls, a part may have been mapped.
  */
-int window_map_owned(struct space *s, struct gpa_range r, frame_t frame);
+int window_map_owned(struct space *s, struct gpa_range r, frame_t frame, bool huge);
 
 /*
  * Undo of what was mapped over OWNED blocks below `end`: their own frames again. Nothing was
@@ -219,7 +223,8 @@ static inline void *window_ptr(const struct space *s, gpa_t a)
 /* ---- backends ---- */
 
 /*
- * Whole block or cluster from the pool; also what backend_image does where its image has nothing.
+ * A cluster, or whole blocks from the pool, as the policy has it; also what backend_image does where
+ * its image has nothing. Frames granted and never touched are taken back before it gives up.
  */
 int alloc_fill(struct space *s, struct block *b, struct violation v, struct gpa_range *done);
 
@@ -242,6 +247,17 @@ static inline uint64_t image_piece_end(const struct image_piece *p)
  */
 bool image_next(const struct space *s, uint64_t *at, uint64_t end, struct image_piece *out);
 
+/* The same for a fresh block of which the VMM itself is about to access `r`. */
+int alloc_fill_known(struct space *s, struct block *b, struct gpa_range r);
+
+/*
+ * Blocks that were given to the kernel and never touched become EMPTY, or SHARED where violations
+ * do not come to us: zero either way. Only runs of `least` of them or more: each is two
+ * mappings more. What the host refuses stays as it is. Lock held; on a path that is not
+ * lazy the guest is stopped. Return: blocks taken back.
+ */
+size_t alloc_take_back(struct space *s, size_t least);
+
 /*
  * Map what the image has of [from, to), zero memory in between; the kernel faults all of it.
  * *reached tells how far it came. Lock held. Return: 0 or -errno.
@@ -260,6 +276,11 @@ void alloc_commit(struct space *s, struct block *b, frame_t f);
 /* Every block LINEAR; with `populate`, every page there. Return: 0; -errno of madvise. */
 int linear_premap(struct space *s, bool populate);
 
+/* ---- backend_image.c ---- */
+
+/* The space's image has bytes for some of `r`. */
+bool image_has(const struct space *s, struct gpa_range r);
+
 /* ---- violation.c ---- */
 
 /* True when a block has something left that only a violation can bring in whole. Lock held. */
@@ -270,5 +291,11 @@ static inline bool block_undecided(const struct block *b)
 
 /* space_violation() that also says which range may be tried again (for wake-ups). */
 enum outcome violation_resolve(struct space *s, struct violation v, struct gpa_range *done);
+
+/*
+ * The same for an access of the VMM's own, known beforehand: `r` lies inside one block, of which a
+ * part is undecided.
+ */
+enum outcome violation_resolve_known(struct space *s, struct gpa_range r, enum access access);
 
 #endif

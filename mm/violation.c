@@ -41,19 +41,8 @@ static int resolve(struct space *s, const struct region *region, struct violatio
 	return r ? r : decide(s, region, v, done);
 }
 
-enum outcome violation_resolve(struct space *s, struct violation v, struct gpa_range *done)
+static enum outcome to_outcome(struct space *s, int r)
 {
-	const struct region *region = space_region(s, v.gpa);
-	int r;
-
-	atomic_fetch_add_explicit(&s->violations, 1, memory_order_relaxed);
-	if (!region)
-		return OUTCOME_MMIO;
-	if (((unsigned)v.access & region->permits) != (unsigned)v.access)
-		return OUTCOME_DENIED;
-	lock_take(&s->lock);
-	r = resolve(s, region, v, done);
-	lock_drop(&s->lock);
 	switch (r) {
 	case 0:
 		return OUTCOME_RESOLVED;
@@ -67,6 +56,39 @@ enum outcome violation_resolve(struct space *s, struct violation v, struct gpa_r
 		atomic_fetch_add_explicit(&s->nomems, 1, memory_order_relaxed);
 		return OUTCOME_NOMEM;
 	}
+}
+
+enum outcome violation_resolve(struct space *s, struct violation v, struct gpa_range *done)
+{
+	const struct region *region = space_region(s, v.gpa);
+	int r;
+
+	atomic_fetch_add_explicit(&s->violations, 1, memory_order_relaxed);
+	if (!region)
+		return OUTCOME_MMIO;
+	if (((unsigned)v.access & region->permits) != (unsigned)v.access)
+		return OUTCOME_DENIED;
+	lock_take(&s->lock);
+	r = resolve(s, region, v, done);
+	lock_drop(&s->lock);
+	return to_outcome(s, r);
+}
+
+enum outcome violation_resolve_known(struct space *s, struct gpa_range r, enum access access)
+{
+	struct violation last = {{gpa_range_end(r) - 1}, access};
+	struct block *b = &s->blocks[block_index(s, r.start)];
+	struct gpa_range done;
+	int e;
+
+	atomic_fetch_add_explicit(&s->violations, 1, memory_order_relaxed);
+	lock_take(&s->lock);
+	if (b->state == BLOCK_EMPTY && !image_has(s, block_range(s, block_of(s, b))))
+		e = alloc_fill_known(s, b, r);
+	else
+		e = decide(s, space_region(s, r.start), last, &done);
+	lock_drop(&s->lock);
+	return to_outcome(s, e);
 }
 
 enum outcome space_violation(struct space *s, struct violation v)

@@ -70,10 +70,18 @@ int window_protect(struct space *s, struct gpa_range r, enum protection p)
 	return 0;
 }
 
-int window_map_owned(struct space *s, struct gpa_range r, frame_t frame)
+/*
+ * Both kinds are said, for the host's settings know better than we what a guest will touch. A host
+ * that refuses costs memory or speed, never bytes.
+ */
+int window_map_owned(struct space *s, struct gpa_range r, frame_t frame, bool huge)
 {
-	return map_fixed(s, r, MAP_SHARED, pool_store(s->pool)->fd,
-	                 (uint64_t)frame.n << MM_PAGE_SHIFT);
+	int e = map_fixed(s, r, MAP_SHARED, pool_store(s->pool)->fd,
+	                  (uint64_t)frame.n << MM_PAGE_SHIFT);
+
+	if (e == 0 && pool_huge(s->pool))
+		madvise(window_ptr(s, r.start), r.size, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	return e;
 }
 
 void window_remap_owned(struct space *s, size_t end)
@@ -81,7 +89,7 @@ void window_remap_owned(struct space *s, size_t end)
 	struct owned_run run;
 
 	for (size_t i = 0; next_owned(s, &i, end, &run);) {
-		CHECK(window_map_owned(s, run.ram, run.frame) == 0);
+		CHECK(window_map_owned(s, run.ram, run.frame, run.huge) == 0);
 		/* Mapping over an armed block disarms it: the kernel fills the rest from now on. */
 		for (size_t k = 0; k < run.count; k++)
 			s->blocks[run.first + k].partial = false;

@@ -30,6 +30,7 @@ static const struct {
 	[INJECT_OPEN] = {"open", EMFILE},
 	[INJECT_PREAD] = {"pread", EIO},
 	[INJECT_FTRUNCATE] = {"ftruncate", ENOMEM},
+	[INJECT_FSOPEN] = {"fsopen", EPERM},
 	[INJECT_OPENAT] = {"openat", EMFILE},
 	[INJECT_PWRITE] = {"pwrite", ENOSPC},
 	[INJECT_FSYNC] = {"fsync", EIO},
@@ -46,6 +47,7 @@ static _Atomic int error; /* 0: what `calls` says */
 static _Atomic unsigned fail_at, steps;
 static _Atomic int failed; /* an enum inject_call, or -1 */
 static _Atomic unsigned reached[INJECT_CALLS], failures[INJECT_CALLS];
+static _Atomic bool plain_pools;
 static _Thread_local bool armed_here;
 
 const char *inject_name(enum inject_call call)
@@ -116,6 +118,11 @@ static bool watching(void)
 	int m = atomic_load(&mode);
 
 	return m == ALL_THREADS || (m == THIS_THREAD && armed_here);
+}
+
+void inject_plain_pools(bool plain)
+{
+	atomic_store(&plain_pools, plain);
 }
 
 /* True when this call is the one to fail; errno is set. */
@@ -287,4 +294,17 @@ int __wrap_renameat(int from_dir, const char *from, int to_dir, const char *to);
 int __wrap_renameat(int from_dir, const char *from, int to_dir, const char *to)
 {
 	return step(INJECT_RENAMEAT) ? -1 : __real_renameat(from_dir, from, to_dir, to);
+}
+
+int __real_fsopen(const char *type, unsigned flags);
+int __wrap_fsopen(const char *type, unsigned flags);
+int __wrap_fsopen(const char *type, unsigned flags)
+{
+	if (step(INJECT_FSOPEN))
+		return -1;
+	if (atomic_load(&plain_pools)) {
+		errno = calls[INJECT_FSOPEN].error;
+		return -1;
+	}
+	return __real_fsopen(type, flags);
 }

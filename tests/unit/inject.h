@@ -31,6 +31,7 @@ enum inject_call {
 	INJECT_OPEN,
 	INJECT_PREAD,
 	INJECT_FTRUNCATE,
+	INJECT_FSOPEN,
 	/* From here on not calls of mm/: of files that are written. */
 	INJECT_OPENAT,
 	INJECT_PWRITE,
@@ -52,6 +53,11 @@ void inject_arm_call(unsigned step, enum inject_call call);
 /* The same, and the call fails with error `with`; pwrite may also write half of what it should. */
 #define INJECT_SHORT (-1)
 void inject_arm_error(unsigned step, enum inject_call call, int with);
+
+/*
+ * From now on, armed or not, pools find no filesystem with huge pages / the host's own answer.
+ */
+void inject_plain_pools(bool plain);
 
 /* Return: the steps counted since arming. Nothing fails any more. */
 unsigned inject_disarm(void);

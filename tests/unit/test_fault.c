@@ -17,6 +17,7 @@
 #include "mm/space.h"
 #include "mm/space_internal.h"
 #include "tests/unit/helpers.h"
+#include "tests/unit/inject.h"
 
 TestSuite(fault, .timeout = 120);
 
@@ -135,6 +136,113 @@ Test(fault, events_are_few)
 	cr_assert_geq(stats_of(s).violations, stats_of(s).events);
 	for (uint64_t a = 0; a < 32 * MIB; a += PAGE)
 		cr_assert_eq(guest_load(s, a), a);
+	sound(pool, s);
+	space_destroy(s);
+	expect_all_gone(pool);
+}
+
+/* A walk is given what it will get to; what it does not get to has cost nothing. */
+Test(fault, grants_cost_nothing_untouched)
+{
+	struct pool *pool = new_pool(512 * MIB);
+	struct space *s;
+
+	require_path(FAULTS_UFFD);
+	s = new_space(pool, 256 * MIB, FAULTS_UFFD);
+	for (uint64_t a = 0; a < 40 * MIB; a += PAGE)
+		guest_store(s, a, a + 1);
+	cr_assert_leq(committed_frames(pool), (40 + 2) * MIB / PAGE);
+	cr_assert_leq(stats_of(s).events, 40);
+	cr_assert_leq(stats_of(s).huge_blocks, 21);
+	cr_assert_eq(stats_of(s).owned_committed, committed_frames(pool));
+	if (pool_huge(pool))
+		cr_assert_gt(used_frames(pool), 42 * MIB / PAGE, "more was given than touched");
+	for (uint64_t a = 0; a < 40 * MIB; a += PAGE)
+		cr_assert_eq(guest_load(s, a), a + 1);
+	sound(pool, s);
+	space_destroy(s);
+	expect_all_gone(pool);
+}
+
+/* Frames given ahead of a walk come back when others want them: every block of the pool is used. */
+Test(fault, grants_are_taken_back)
+{
+	const uint64_t blocks = 40, walked = 6;
+	struct pool *pool = new_pool(blocks * BLOCK);
+	struct space *s;
+	uint64_t used;
+
+	require_path(FAULTS_UFFD);
+	s = new_space(pool, 256 * MIB, FAULTS_UFFD);
+	for (uint64_t a = 0; a < walked * BLOCK; a += PAGE)
+		guest_store(s, a, a + 1);
+	used = used_frames(pool) / 512;
+	if (pool_huge(pool))
+		cr_assert_gt(used, walked);
+	for (uint64_t i = walked; i < blocks; i++)
+		put(s, (i + 60) * BLOCK + 5 * PAGE, i);
+	cr_assert_eq(used_frames(pool), blocks * 512);
+	cr_assert_eq(violate(s, 120 * BLOCK, ACCESS_WRITE), OUTCOME_NOMEM, "now there are none");
+	for (uint64_t a = 0; a < walked * BLOCK; a += PAGE)
+		cr_assert_eq(guest_load(s, a), a + 1);
+	for (uint64_t i = walked; i < blocks; i++)
+		cr_assert_eq(guest_load(s, (i + 60) * BLOCK + 5 * PAGE), i);
+	sound(pool, s);
+	space_destroy(s);
+	expect_all_gone(pool);
+}
+
+/* Random touches cost a few events and no memory but their own; an image gets them all. */
+Test(fault, random_touches)
+{
+	struct pool *pool = new_pool(1 * GIB);
+	struct rng rng = {test_seed()}, again = rng;
+	struct space *s, *clone;
+	struct image *image;
+
+	require_path(FAULTS_UFFD);
+	s = new_space(pool, 512 * MIB, FAULTS_UFFD);
+	for (unsigned i = 0; i < 1000; i++) {
+		uint64_t page = rng_below(&rng, 512 * MIB / PAGE);
+
+		guest_store(s, page * PAGE, page + 1);
+	}
+	cr_assert_leq(stats_of(s).events, 60);
+	cr_assert_leq(committed_frames(pool) + private_frames(s), 2 * 1000 + 32 * MIB / PAGE);
+	image = publish(s);
+	clone = new_clone(pool, image, FAULTS_KERNEL);
+	rng = again;
+	for (unsigned i = 0; i < 1000; i++) {
+		uint64_t page = rng_below(&rng, 512 * MIB / PAGE);
+
+		cr_assert_eq(guest_load(s, page * PAGE), page + 1);
+		cr_assert_eq(guest_load(clone, page * PAGE), page + 1);
+		cr_assert_eq(guest_load(clone, (page ^ 1) * PAGE + 8), 0);
+	}
+	cr_assert_leq(committed_frames(pool), 2 * 1000 + 32 * MIB / PAGE, "nor by the clone");
+	expect_sound(&(struct world){pool, (struct space *[]){s, clone}, 2, &image, 1});
+	image_put(image);
+	space_destroy(s);
+	space_destroy(clone);
+	expect_all_gone(pool);
+}
+
+/* The same walks where no file has huge pages: each block is collapsed. */
+Test(fault, walk_in_a_plain_pool)
+{
+	struct pool *pool;
+	struct space *s;
+
+	require_path(FAULTS_UFFD);
+	inject_plain_pools(true);
+	pool = new_pool(128 * MIB);
+	inject_plain_pools(false);
+	s = new_space(pool, 64 * MIB, FAULTS_UFFD);
+	for (uint64_t a = 0; a < 64 * MIB; a += PAGE)
+		guest_store(s, a, a + 1);
+	cr_assert_leq(stats_of(s).events, 32 + 20);
+	for (uint64_t a = 0; a < 64 * MIB; a += PAGE)
+		cr_assert_eq(guest_load(s, a), a + 1);
 	sound(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
@@ -396,6 +504,49 @@ TEST_BOTH_PATHS(fault, clones_in_many_threads)
 	image_put(image);
 	space_destroy(s);
 	expect_all_gone(pool);
+}
+
+/* Blocks are taken back from under vCPUs that are about to touch them: no store is lost. */
+Test(fault, taken_back_while_touched)
+{
+	for (unsigned round = 0; round < 20 / SLOWDOWN + 2; round++) {
+		struct pool *pool = new_pool(512 * MIB);
+		struct vcpu v[4] = {0};
+		struct space *s;
+		bool running = true;
+
+		require_path(FAULTS_UFFD);
+		s = new_space(pool, 128 * MIB, FAULTS_UFFD);
+		for (uint64_t a = 0; a < 16 * MIB; a += PAGE)
+			guest_store(s, a, 1);
+		for (unsigned i = 0; i < 4; i++) {
+			v[i] = (struct vcpu){.s = s,
+			                     .first = 16 * MIB + 8 * i,
+			                     .step = (i + 1) * 100 * PAGE,
+			                     .count = 280 / (i + 1),
+			                     .value = 1000 * (i + 1),
+			                     .look = true};
+			launch(&v[i]);
+		}
+		while (running) {
+			lock_take(&s->lock);
+			(void)alloc_take_back(s, 1);
+			lock_drop(&s->lock);
+			running = false;
+			for (unsigned i = 0; i < 4; i++)
+				running |= !atomic_load(&v[i].done);
+		}
+		for (unsigned i = 0; i < 4; i++) {
+			cr_assert_eq(pthread_join(v[i].thread, NULL), 0);
+			cr_assert_eq(v[i].bad, 0);
+			for (uint64_t k = 0; k < v[i].count; k++)
+				cr_assert_eq(guest_load(s, v[i].first + k * v[i].step),
+				             v[i].value + k);
+		}
+		sound(pool, s);
+		space_destroy(s);
+		expect_all_gone(pool);
+	}
 }
 
 /* --- waiting for frames ---------------------------------------------------------------------- */

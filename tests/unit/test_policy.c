@@ -1,68 +1,390 @@
 // SPDX-License-Identifier: MIT
 /*
- * tests/unit/test_policy.c - how much one violation brings in: every input there is.
+ * tests/unit/test_policy.c - what one violation brings in, and what whole walks then cost.
+ *
+ * No memory here: a model of a space carries the answers out as mm/backend_alloc.c does, and counts
+ * events and the pages that the host would have to put memory behind.
  */
 #include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "mm/policy.h"
+#include "tests/unit/helpers.h"
 
-static struct policy_choice choose(enum page_size size, unsigned page, unsigned events, bool before,
-                                   bool after)
+enum kind { NONE, CLUSTERS, SMALL, WHOLE };
+
+enum { MAX_BLOCKS = 1024, MAX_PAGES = MAX_BLOCKS * 512 };
+
+struct model {
+	struct policy_history history;
+	enum page_size page_size;
+	uint32_t blocks;
+	uint32_t at_once; /* of whole blocks; 0: as many as there is room for */
+	uint32_t room;    /* 0: as much as there is */
+	uint32_t events;
+	uint64_t committed; /* pages */
+	uint64_t touched;
+	uint8_t kind[MAX_BLOCKS];
+	uint8_t there[MAX_PAGES];
+	uint8_t seen[MAX_PAGES]; /* touched by the guest */
+};
+
+static struct model *new_model(uint32_t blocks)
 {
-	struct policy_input in = {size, page, events, before, after};
+	struct model *m = calloc(1, sizeof(*m));
 
-	return policy_choose(&in);
+	cr_assert_not_null(m);
+	cr_assert_leq(blocks, MAX_BLOCKS);
+	m->blocks = blocks;
+	return m;
 }
 
-Test(policy, always_covers_the_page)
+static uint32_t fresh_in_a_row(const struct model *m, uint64_t block, int way)
 {
-	static const enum page_size sizes[] = {PAGE_SIZE_AUTO, PAGE_SIZE_4K, PAGE_SIZE_2M,
-	                                       PAGE_SIZE_1G};
+	uint32_t n = 0;
 
-	for (unsigned i = 0; i < 4 * 512 * 5 * 4; i++) {
-		unsigned page = i % 512, rest = i / 512;
-		unsigned events = rest % 5 == 4 ? 255 : rest % 5;
-		struct policy_choice c =
-			choose(sizes[rest / 5 % 4], page, events, rest / 20 & 1, rest / 40 & 1);
+	while (n < POLICY_AHEAD - 1) {
+		uint64_t next = way > 0 ? block + n + 1 : block - n - 1;
 
-		cr_assert(c.pages >= 1 && c.pages <= 512 && (c.pages & (c.pages - 1)) == 0);
-		cr_assert_eq(c.first % c.pages, 0);
-		cr_assert(c.first <= page && page < c.first + c.pages);
-		cr_assert_leq(c.first + c.pages, 512);
+		if (next >= m->blocks || m->kind[next] != NONE)
+			break;
+		n++;
+	}
+	return n;
+}
+
+static void bring_in(struct model *m, uint64_t page, uint64_t count)
+{
+	for (uint64_t p = page; p < page + count; p++) {
+		m->committed += !m->there[p];
+		m->there[p] = 1;
 	}
 }
 
-Test(policy, small_pages_are_never_promoted)
+static void carry_out(struct model *m, uint64_t page, struct policy_choice c)
 {
-	for (unsigned events = 0; events < 256; events++)
-		cr_assert_lt(choose(PAGE_SIZE_4K, 17, events, true, true).pages, 512);
+	uint64_t block = page / 512;
+
+	if (c.kind == POLICY_CLUSTER) {
+		cr_assert(c.first <= page && page < c.first + c.count);
+		cr_assert_eq(c.first / 512, block);
+		cr_assert_eq((c.first + c.count - 1) / 512, block, "inside one block");
+		m->kind[block] = CLUSTERS;
+		bring_in(m, c.first, c.count);
+		return;
+	}
+	cr_assert(c.first <= block && block < c.first + c.count);
+	for (uint64_t b = c.first; b < c.first + c.count; b++) {
+		bool mine = b == block;
+
+		if (c.kind == POLICY_WHOLE) {
+			cr_assert_lt(b, m->blocks);
+			cr_assert(mine || m->kind[b] == NONE, "whole blocks are fresh ones");
+			m->kind[b] = WHOLE;
+			/* The touched one may hold clusters: it is made whole there and then. */
+			if (mine || (m->at_once == 1))
+				bring_in(m, b * 512, 512);
+		} else if (b < m->blocks && (m->kind[b] == NONE || m->kind[b] == CLUSTERS)) {
+			m->kind[b] = SMALL;
+		}
+	}
+}
+
+static void touch(struct model *m, uint64_t page)
+{
+	uint64_t block = page / 512;
+
+	for (unsigned tries = 0; m->kind[block] < SMALL && !m->there[page]; tries++) {
+		struct policy_event e = {
+			.page_size = m->page_size,
+			.page = page,
+			.fresh = m->kind[block] == NONE,
+			.below = fresh_in_a_row(m, block, -1),
+			.above = fresh_in_a_row(m, block, 1),
+			.room = m->room ? m->room : POLICY_AROUND,
+		};
+
+		e.at_once = m->at_once ? m->at_once : e.room;
+		cr_assert_lt(tries, 1, "one answer is enough");
+		carry_out(m, page, policy_choose(&m->history, &e));
+		m->events++;
+	}
+	if (m->kind[block] == WHOLE)
+		bring_in(m, block * 512, 512);
+	else
+		bring_in(m, page, 1);
+	m->touched += !m->seen[page];
+	m->seen[page] = 1;
+}
+
+/* What issue and README promise of random touches, and what a walk must keep too. */
+static void expect_modest(const struct model *m)
+{
+	cr_assert_leq(m->committed, 2 * m->touched + 32 * MIB / PAGE, "%lu pages for %lu",
+	              (unsigned long)m->committed, (unsigned long)m->touched);
+}
+
+static uint64_t whole_blocks(const struct model *m)
+{
+	uint64_t n = 0;
+
+	for (uint32_t b = 0; b < m->blocks; b++)
+		n += m->kind[b] == WHOLE;
+	return n;
+}
+
+/* --- walks ----------------------------------------------------------------------------------- */
+
+Test(policy, a_walk_upwards)
+{
+	struct model *m = new_model(128);
+
+	for (uint64_t p = 0; p < 128 * 512; p++)
+		touch(m, p);
+	cr_assert_leq(m->events, 20, "%u events for 256 MiB", m->events);
+	cr_assert_eq(whole_blocks(m), 128);
+	free(m);
+}
+
+Test(policy, a_walk_downwards)
+{
+	struct model *m = new_model(128);
+
+	for (uint64_t p = 128 * 512; p-- > 0;)
+		touch(m, p);
+	cr_assert_leq(m->events, 20);
+	cr_assert_geq(whole_blocks(m), 126);
+	free(m);
+}
+
+/* Wherever it stops, it has not been given much more than it walked through. */
+Test(policy, a_walk_that_stops)
+{
+	for (uint64_t end = 1; end < 40 * 512; end += 97) {
+		struct model *m = new_model(64);
+
+		for (uint64_t p = 0; p < end; p++)
+			touch(m, p);
+		expect_modest(m);
+		cr_assert_leq(m->committed, end + 512 + 64, "nor more than a block beyond it");
+		free(m);
+	}
+}
+
+/* A walk that turns into touches far apart is found out at its next proof. */
+Test(policy, a_walk_that_thins_out)
+{
+	struct model *m = new_model(1024);
+	uint64_t walked = 8 * 512;
+
+	for (uint64_t p = 0; p < walked; p++)
+		touch(m, p);
+	for (uint64_t p = walked; p < 1024 * 512; p += 512)
+		touch(m, p);
+	cr_assert_leq(whole_blocks(m), 3 * 8, "%lu whole", (unsigned long)whole_blocks(m));
+	expect_modest(m);
+	free(m);
+}
+
+Test(policy, several_walks_at_once)
+{
+	struct model *m = new_model(512);
+
+	for (uint64_t p = 0; p < 128 * 512; p++)
+		for (uint64_t walk = 0; walk < 4; walk++)
+			touch(m, walk * 128 * 512 + (walk & 1 ? 128 * 512 - 1 - p : p));
+	cr_assert_leq(m->events, 4 * 20);
+	cr_assert_geq(whole_blocks(m), 508);
+	free(m);
+}
+
+Test(policy, dense_strides_are_walks)
+{
+	for (uint64_t stride = 2; stride <= 16; stride *= 2) {
+		struct model *m = new_model(128);
+
+		for (uint64_t p = 0; p < 128 * 512; p += stride)
+			touch(m, p);
+		cr_assert_leq(m->events, 20, "stride %lu: %u", (unsigned long)stride, m->events);
+		cr_assert_eq(whole_blocks(m), 128);
+		free(m);
+	}
+}
+
+/* From the start of each block, from its end, from anywhere: not dense, so not whole. */
+Test(policy, sparse_strides_are_none)
+{
+	static const uint64_t strides[] = {32, 64, 100, 256, 511, 512, 513, 1024, 5000};
+
+	for (size_t i = 0; i < sizeof(strides) / sizeof(strides[0]); i++) {
+		for (uint64_t from = 0; from < 512; from += 511) {
+			struct model *m = new_model(1024);
+
+			for (uint64_t p = from; p < 1024 * 512; p += strides[i])
+				touch(m, p);
+			cr_assert_eq(whole_blocks(m), 0, "stride %lu", (unsigned long)strides[i]);
+			cr_assert_leq(m->events, 60, "stride %lu: %u events",
+			              (unsigned long)strides[i], m->events);
+			expect_modest(m);
+			free(m);
+		}
+	}
+}
+
+/* --- lone touches ---------------------------------------------------------------------------- */
+
+Test(policy, random_touches_are_soon_the_kernels)
+{
+	struct rng rng = {test_seed()};
+	struct model *m = new_model(512);
+
+	for (unsigned i = 0; i < 4096; i++)
+		touch(m, rng_below(&rng, 512 * 512));
+	cr_assert_leq(m->events, 60, "%u events", m->events);
+	expect_modest(m);
+	free(m);
+}
+
+/* In little memory as well: what a random walk covers in the end is not known at its beginning. */
+Test(policy, random_touches_of_little_memory)
+{
+	struct rng rng = {test_seed()};
+
+	for (uint32_t blocks = 1; blocks <= 64; blocks *= 2) {
+		struct model *m = new_model(blocks);
+
+		for (unsigned i = 0; i < 40 * blocks; i++)
+			touch(m, rng_below(&rng, blocks * 512));
+		cr_assert_leq(m->events, 60);
+		expect_modest(m);
+		free(m);
+	}
+}
+
+/* Touches here and there first, as of a booting guest, must not spoil the walk that follows. */
+Test(policy, a_walk_after_lone_touches)
+{
+	struct rng rng = {test_seed()};
+	struct model *m = new_model(1024);
+
+	for (unsigned i = 0; i < 20; i++)
+		touch(m, rng_below(&rng, 64 * 512));
+	for (uint64_t p = 256 * 512; p < 1024 * 512; p++)
+		touch(m, p);
+	cr_assert_geq(whole_blocks(m), 600, "%lu whole", (unsigned long)whole_blocks(m));
+	cr_assert_leq(m->history.lone, 4, "a walk that proves itself counts against them");
+	free(m);
+}
+
+Test(policy, a_lone_touch_gets_little)
+{
+	struct model *m = new_model(16);
+
+	touch(m, 3000);
+	cr_assert_eq(m->events, 1);
+	cr_assert_leq(m->committed, 16);
+	free(m);
+}
+
+/* --- limits, page sizes ---------------------------------------------------------------------- */
+
+/* Where each block must be collapsed, or little room is left, one answer gives one block. */
+Test(policy, one_block_at_a_time)
+{
+	struct model *m = new_model(128);
+
+	m->at_once = 1;
+	for (uint64_t p = 0; p < 128 * 512; p++)
+		touch(m, p);
+	cr_assert_leq(m->events, 128 + 20);
+	cr_assert_geq(m->events, 128);
+	cr_assert_eq(whole_blocks(m), 128);
+	free(m);
+}
+
+Test(policy, no_more_than_there_is_room_for)
+{
+	static const enum page_size sizes[] = {PAGE_SIZE_AUTO, PAGE_SIZE_4K, PAGE_SIZE_2M};
+
+	for (uint32_t room = 1; room <= 512; room *= 2) {
+		for (unsigned i = 0; i < 3; i++) {
+			struct policy_history h = {.lone = 1000};
+			struct policy_event e = {sizes[i], 100 * 512, true, 63, 63, room, room};
+
+			for (unsigned k = 0; k < 8; k++) {
+				struct policy_choice c = policy_choose(&h, &e);
+
+				cr_assert(c.kind == POLICY_CLUSTER || c.count <= room);
+				e.page = (c.first + c.count) * (c.kind == POLICY_CLUSTER ? 1 : 512);
+			}
+		}
+	}
+}
+
+Test(policy, small_pages_are_never_whole)
+{
+	struct model *m = new_model(64);
+
+	m->page_size = PAGE_SIZE_4K;
+	for (uint64_t p = 0; p < 64 * 512; p++)
+		touch(m, p);
+	cr_assert_eq(whole_blocks(m), 0);
+	cr_assert_leq(m->events, 20);
+	cr_assert_leq(m->committed, 64 * 512);
+	free(m);
 }
 
 Test(policy, large_pages_come_whole)
 {
-	cr_assert_eq(choose(PAGE_SIZE_2M, 300, 0, false, false).pages, 512);
-	cr_assert_eq(choose(PAGE_SIZE_1G, 300, 0, false, false).pages, 512);
+	struct rng rng = {test_seed()};
+	struct model *m = new_model(64);
+
+	m->page_size = PAGE_SIZE_2M;
+	for (unsigned i = 0; i < 1000; i++)
+		touch(m, rng_below(&rng, 64 * 512));
+	cr_assert_eq(whole_blocks(m), 64);
+	free(m);
 }
 
-/* What a guest keeps asking for grows until it is whole; a lone touch stays small. */
-Test(policy, clusters_grow)
+/* Two vCPUs that wait for one page are two events; the second one says nothing new. */
+Test(policy, repeats_are_not_counted)
 {
-	unsigned last = 0, events = 0;
+	struct policy_history h = {0};
+	struct policy_event e = {PAGE_SIZE_AUTO, 1000, true, 63, 63, 512, 512};
 
-	while (last < 512) {
-		unsigned pages = choose(PAGE_SIZE_AUTO, 200, events++, false, false).pages;
+	(void)policy_choose(&h, &e);
+	e.fresh = false;
+	for (unsigned i = 0; i < 50; i++)
+		cr_assert_eq(policy_choose(&h, &e).kind, POLICY_CLUSTER);
+	cr_assert_eq(h.lone, 1);
+}
 
-		cr_assert_gt(pages, last);
-		last = pages;
-		cr_assert_leq(events, 8, "a block takes few events");
+/* --- accesses known beforehand --------------------------------------------------------------- */
+
+Test(policy, known_accesses_get_what_they_touch)
+{
+	static const enum page_size sizes[] = {PAGE_SIZE_AUTO, PAGE_SIZE_4K, PAGE_SIZE_2M};
+
+	for (unsigned i = 0; i < 3; i++) {
+		for (uint64_t page = 0; page < 512; page += 7) {
+			for (uint64_t n = 1; page + n <= 512; n += 5) {
+				struct policy_choice c =
+					policy_choose_known(sizes[i], 512 * 9 + page, n);
+
+				if (c.kind == POLICY_WHOLE) {
+					cr_assert(sizes[i] == PAGE_SIZE_2M || n >= 256);
+					cr_assert_neq(sizes[i], PAGE_SIZE_4K);
+					cr_assert_eq(c.first, 9);
+					cr_assert_eq(c.count, 1);
+					continue;
+				}
+				cr_assert_eq(c.kind, POLICY_CLUSTER);
+				cr_assert(c.first >= 512 * 9 && c.first <= 512 * 9 + page);
+				cr_assert(c.first + c.count >= 512 * 9 + page + n);
+				cr_assert(c.first + c.count <= 512 * 10);
+				cr_assert_lt(c.count, n + 32);
+			}
+		}
 	}
-	cr_assert_gt(events, 1);
-}
-
-Test(policy, a_walk_gets_whole_blocks)
-{
-	cr_assert_eq(choose(PAGE_SIZE_AUTO, 0, 0, true, false).pages, 512, "upwards");
-	cr_assert_eq(choose(PAGE_SIZE_AUTO, 511, 0, false, true).pages, 512, "downwards");
-	cr_assert_lt(choose(PAGE_SIZE_AUTO, 256, 0, true, true).pages, 512, "not from the middle");
-	cr_assert_lt(choose(PAGE_SIZE_AUTO, 511, 0, true, false).pages, 512, "nor the far end");
 }

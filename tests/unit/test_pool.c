@@ -11,6 +11,7 @@
 
 #include "mm/pool.h"
 #include "tests/unit/helpers.h"
+#include "tests/unit/inject.h"
 
 static frame_t take(struct pool *p, unsigned order)
 {
@@ -337,6 +338,67 @@ Test(pool, collapse_keeps_contents)
 	}
 	if (e == 0)
 		cr_assert_eq(committed_frames(p), 512);
+	pool_unref(p, f);
+	expect_all_gone(p);
+}
+
+/* --- huge pages at first touch --------------------------------------------------------------- */
+
+/* What a touch commits follows from the mapping it goes through, and from nothing else. */
+Test(pool, first_touch)
+{
+	struct pool *p = new_pool(16 * MIB);
+	frame_t f = take(p, 9), g = take(p, 9), h = take(p, 3);
+	uint64_t whole = pool_huge(p) ? 512 : 1;
+
+	cr_assert(pool_block_empty(p, f));
+	memset(pool_frame_ptr(p, f), 1, 1);
+	cr_assert_eq(committed_frames(p), 1);
+	cr_assert_not(pool_block_empty(p, f));
+	cr_assert(pool_block_empty(p, g), "a neighbour's memory is not its own");
+	memset(pool_block_ptr(p, g), 2, 1);
+	cr_assert_eq(committed_frames(p), 1 + whole);
+	memset(pool_block_ptr(p, f), 3, 2 * PAGE);
+	cr_assert_eq(committed_frames(p), 2 + whole, "a block that has pages gets no huge one");
+	memset(pool_frame_ptr(p, h), 4, 8 * PAGE);
+	cr_assert_eq(committed_frames(p), 10 + whole, "small blocks take small pages");
+	pool_unref(p, g);
+	cr_assert_eq(committed_frames(p), 10);
+	pool_unref(p, f);
+	pool_unref(p, h);
+	expect_all_gone(p);
+}
+
+/* Small blocks inside what was one huge page: freed one by one, all of it goes. */
+Test(pool, a_huge_page_goes_in_pieces)
+{
+	struct pool *p = new_pool(2 * MIB);
+	frame_t f[512];
+
+	for (unsigned i = 0; i < 512; i++)
+		f[i] = take(p, 0);
+	memset(pool_block_ptr(p, (frame_t){0}), 7, 2 * MIB);
+	cr_assert_eq(committed_frames(p), 512);
+	for (unsigned i = 0; i < 512; i++)
+		pool_unref(p, f[(i * 37) % 512]);
+	expect_all_gone(p);
+}
+
+/* A host that lets us have no filesystem of our own: the same frames, by 4 KiB. */
+Test(pool, plain_file)
+{
+	struct pool *p;
+	frame_t f;
+
+	inject_plain_pools(true);
+	p = new_pool(8 * MIB);
+	inject_plain_pools(false);
+	cr_assert_not(pool_huge(p));
+	f = take(p, 9);
+	memset(pool_block_ptr(p, f), 1, PAGE);
+	cr_assert_eq(*(uint8_t *)pool_frame_ptr(p, f), 1);
+	cr_assert_eq(pool_fill(p, f, 100), 0);
+	cr_assert_geq(committed_frames(p), 100);
 	pool_unref(p, f);
 	expect_all_gone(p);
 }
