@@ -135,7 +135,7 @@ static int map_fresh(struct space *s, const struct plan *plan)
 {
 	for (size_t k = 0; k < plan->count; k++) {
 		const struct fresh *f = &plan->fresh[k];
-		int r = window_map_owned(s, block_range(s, f->index), f->frame);
+		int r = window_map_owned(s, block_range(s, f->index), f->frame, f->huge);
 
 		if (r) {
 			drop_fresh(s, plan, k);

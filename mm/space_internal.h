@@ -190,9 +190,9 @@ void window_release(struct space *s);
 
 /*
  * Map pool frames shared, so that the guest's writes land in them. `huge`: a first touch may
- * bring in 2 MiB. Here and below each page gets
- * the permissions the guard says. Return: 0 or -errno, then the old mapping is kept; of a range
- * with several permissions, which takes several calls, a part may have been mapped.
+ * bring in 2 MiB. Here and below each page gets the permissions the guard says. Return: 0 or
+ * -errno, then the old mapping is kept; of a range with several permissions, which takes several
+ * calls, a part may have been mapped.
  */
 int window_map_owned(struct space *s, struct gpa_range r, frame_t frame, bool huge);
 
