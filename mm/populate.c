@@ -3,7 +3,7 @@
  * mm/populate.c - memory behind a range now, instead of when it is touched: all of it or none.
  *
  *     EMPTY            gets frames, filled; where an image has something, becomes SHARED
- *     OWNED            the frames it has are filled
+ *     OWNED            the frames it has are filled; by a 2 MiB page where one would come at a touch
  *     SHARED           the image's pages are mapped for reading; copies stay the guest's to make
  *     LINEAR           the host is asked to fill the embedder's mapping
  *
@@ -76,17 +76,34 @@ static int take_fresh(struct space *s, size_t index, struct gpa_range part, stru
 	return 0;
 }
 
-/* Let the image be seen in the part, and map what can be read. Return: 0 or -errno. */
+/* One that was granted to the kernel is to have its 2 MiB page now. Return: 0 or -errno. */
+static int fill_owned(struct space *s, struct block *b, struct gpa_range part)
+{
+	bool had = b->huge && !b->granted;
+
+	b->granted = false;
+	if (b->huge && (had || pool_collapse(s->pool, b->frame) == 0))
+		return 0;
+	return fill_frames(s, b->frame, block_range(s, block_of(s, b)), part);
+}
+
+/*
+ * Let the image be seen in the part, and map what can be read. A block that was left to the kernel
+ * has no image: its zeros are made the space's own. Return: 0 or -errno.
+ */
 static int fill_shared(struct space *s, size_t index, struct gpa_range part)
 {
 	uint64_t end = gpa_range_end(part);
+	bool left = s->faults->lazy && !image_has(s, block_range(s, index));
+	enum access access = left ? ACCESS_WRITE : ACCESS_READ;
+	int advice = left ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
 	int r = space_decide_block(s, index);
 
 	for (uint64_t at = part.start.v, stop; r == 0 && at < end; at = stop) {
 		enum protection p = guard_get(s, at, end, &stop);
 
-		if ((guard_permits(p) & ACCESS_READ) &&
-		    madvise(window_ptr(s, (gpa_t){at}), stop - at, MADV_POPULATE_READ) < 0)
+		if ((guard_permits(p) & (unsigned)access) &&
+		    madvise(window_ptr(s, (gpa_t){at}), stop - at, advice) < 0)
 			r = -errno;
 	}
 	return r;
@@ -95,7 +112,7 @@ static int fill_shared(struct space *s, size_t index, struct gpa_range part)
 /* All that may fail but mapping what is new. Return: 0 or -errno. */
 static int fill_block(struct space *s, struct plan *plan, size_t index, struct gpa_range part)
 {
-	const struct block *b = &s->blocks[index];
+	struct block *b = &s->blocks[index];
 	int r;
 
 	if (is_fresh(s, index)) {
@@ -104,7 +121,7 @@ static int fill_block(struct space *s, struct plan *plan, size_t index, struct g
 		return r;
 	}
 	if (b->state == BLOCK_OWNED)
-		return b->huge ? 0 : fill_frames(s, b->frame, block_range(s, index), part);
+		return fill_owned(s, b, part);
 	return fill_shared(s, index, part);
 }
 
