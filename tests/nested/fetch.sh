@@ -10,8 +10,10 @@
 # no privilege and the machine's lists and packages stay as they are; the mirror is the one
 # that the machine's own sources name for its release.
 #
-# Leaves in build/nested/KERNEL: vmlinuz irqbypass.ko kvm.ko kvm-amd.ko busybox version. What is
-# there already is not fetched again: `version` is written last. One at a time, by a lock.
+# Leaves in build/nested/KERNEL: vmlinuz irqbypass.ko kvm.ko kvm-amd.ko busybox version, and in
+# guest/ the modules for persistent memory, in this order: libnvdimm.ko nd_btt.ko nd_pmem.ko
+# nd_e820.ko. What is there already is not fetched again: `version` is written last, and what an
+# older version did not fetch is missed. One at a time, by a lock.
 # Exit status: 0 there, 1 could not get it (with the reason), 2 usage.
 set -u
 
@@ -26,7 +28,7 @@ case $kernel in
 	;;
 esac
 dir=build/nested/$kernel
-[ ! -f "$dir/version" ] || exit 0
+[ ! -f "$dir/version" ] || [ ! -f "$dir/guest/nd_e820.ko" ] || exit 0
 
 if [ -z "${NESTED_FETCH_LOCKED:-}" ]; then
 	mkdir -p build/nested || exit 1
@@ -113,20 +115,24 @@ for package in "$work"/*.deb; do
 done
 
 # Modules come compressed in newer kernels.
-module() { # path below the kernel's drivers, without .ko
+module() { # path below the kernel's drivers, without .ko; where to
 	from=$work/root/lib/modules/${image#linux-image-}/kernel/$1.ko
 	if [ -f "$from.xz" ]; then
-		xz -dc "$from.xz" >"$dir/${1##*/}.ko"
+		xz -dc "$from.xz" >"$2/${1##*/}.ko"
 	else
-		cp "$from" "$dir/${1##*/}.ko"
+		cp "$from" "$2/${1##*/}.ko"
 	fi || fail "$image has no module $1"
 }
 
-mkdir -p "$dir"
+mkdir -p "$dir/guest"
+rm -f "$dir/version"
 cp "$work/root/boot/vmlinuz-${image#linux-image-}" "$dir/vmlinuz" || fail "$image has no kernel"
-module virt/lib/irqbypass
-module arch/x86/kvm/kvm
-module arch/x86/kvm/kvm-amd
+module virt/lib/irqbypass "$dir"
+module arch/x86/kvm/kvm "$dir"
+module arch/x86/kvm/kvm-amd "$dir"
+for name in libnvdimm nd_btt nd_pmem nd_e820; do
+	module "drivers/nvdimm/$name" "$dir/guest"
+done
 cp "$work/root/bin/busybox" "$dir/busybox" || fail "busybox-static has no busybox"
 echo "$image $version" >"$dir/version"
 echo "nested: $image $version" >&2
