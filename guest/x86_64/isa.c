@@ -57,8 +57,8 @@ uint64_t isa_cycles(void)
 {
 	uint32_t low, high;
 
-	/* RDTSCP waits for what is before it, the fence keeps back what is after. */
-	__asm__ volatile("rdtscp\n\tlfence" : "=a"(low), "=d"(high) : : "rcx", "memory");
+	/* What is before it is done, what is after it has not begun. Not every CPU has RDTSCP. */
+	__asm__ volatile("lfence\n\trdtsc\n\tlfence" : "=a"(low), "=d"(high) : : "memory");
 	return (uint64_t)high << 32 | low;
 }
 
