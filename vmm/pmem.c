@@ -11,11 +11,14 @@
 
 #include "arch/arch.h"
 
-/* Open `path` as a store. Return: 0 or -errno. */
+/*
+ * Open `path` as a store. O_NONBLOCK: a FIFO must not make us wait for a writer before we can
+ * refuse it. Return: 0 or -errno.
+ */
 static int open_store(const char *path, struct store **out)
 {
 	struct stat st;
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	int r;
 
 	if (fd < 0)
