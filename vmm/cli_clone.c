@@ -16,6 +16,7 @@
 #include "arch/arch.h"
 #include "guest/abi.h"
 #include "vmm/cli.h"
+#include "vmm/cli_image.h"
 #include "vmm/cli_inputs.h"
 #include "vmm/cli_save.h"
 #include "vmm/cli_sink.h"
@@ -439,6 +440,8 @@ static int check(const struct clone_command *c)
 		cli_error("no image given; `cowslip run --save IMAGE KERNEL` makes one");
 		return -EINVAL;
 	}
+	if (c->save && cli_image_may_replace(c->save))
+		return -EBUSY;
 	if (!is_aligned(c->limit, MM_PAGE_SIZE)) {
 		cli_error("--limit %" PRIu64 ": not a multiple of 4 KiB; give whole pages",
 		          c->limit);

@@ -1,36 +1,39 @@
 // SPDX-License-Identifier: MIT
 /*
- * vmm/cli_image.c - `cowslip image`: look at saved guests, check that they are whole.
+ * vmm/cli_image.c - `cowslip image`: finds the action, parses its options, runs it.
  *
- * JSON of `image info`: path, version, isa, cpus, build, created (seconds since 1970), id,
- * generation (hexadecimal strings), ram_bytes, data_bytes, file_bytes, disk_bytes, state_bytes,
- * extents, ram (list of start, bytes). Of `image verify`: path, ok, and error where it is not.
- *
- * Needs no KVM, and reads images of any ISA.
+ * Nothing here needs KVM, and images of any ISA will do.
  */
-#include <elf.h>
-#include <inttypes.h>
-#include <stdlib.h>
+#include "vmm/cli_image.h"
+
+#include <errno.h>
 #include <string.h>
-#include <time.h>
-
-#include "arch/arch.h"
-#include "vmm/cli.h"
-#include "vmm/snapshot.h"
-
-#define MIB (1024.0 * 1024.0)
-
-struct image_command {
-	const char *path;
-	bool json;
-};
 
 enum key {
 	KEY_JSON = CLI_KEY_OWN,
+	KEY_CASCADE,
+	KEY_RANGES,
+	KEY_SVG,
 };
 
-static const struct argp_option options[] = {
-	{"json", KEY_JSON, NULL, 0, "Print JSON", 1},
+/* clang-format off */
+#define JSON_OPTION {"json", KEY_JSON, NULL, 0, "Print JSON", 1}
+/* clang-format on */
+
+static const struct argp_option no_options[] = {CLI_COMMON_OPTIONS};
+static const struct argp_option json_options[] = {JSON_OPTION, CLI_COMMON_OPTIONS};
+static const struct argp_option rm_options[] = {
+	{"cascade", KEY_CASCADE, NULL, 0, "Remove the images that lie in it too", 1},
+	CLI_COMMON_OPTIONS,
+};
+static const struct argp_option diff_options[] = {
+	{"ranges", KEY_RANGES, NULL, 0, "List the guest addresses that differ", 1},
+	JSON_OPTION,
+	CLI_COMMON_OPTIONS,
+};
+static const struct argp_option map_options[] = {
+	{"svg", KEY_SVG, "FILE", 0, "Draw it into FILE; - is stdout", 1},
+	JSON_OPTION,
 	CLI_COMMON_OPTIONS,
 };
 
@@ -38,10 +41,20 @@ static int take_option(void *to, int key, const char *arg)
 {
 	struct image_command *c = to;
 
-	(void)key;
-	(void)arg;
-	c->json = true;
-	return 0;
+	switch ((enum key)key) {
+	case KEY_JSON:
+		c->json = true;
+		return 0;
+	case KEY_CASCADE:
+		c->cascade = true;
+		return 0;
+	case KEY_RANGES:
+		c->ranges = true;
+		return 0;
+	case KEY_SVG:
+		return cli_name("--svg", arg, &c->svg);
+	}
+	return -EINVAL;
 }
 
 static int take_argument(void *to, unsigned index, bool after, const char *arg)
@@ -49,172 +62,126 @@ static int take_argument(void *to, unsigned index, bool after, const char *arg)
 	struct image_command *c = to;
 
 	(void)after;
-	if (index > 0) {
-		cli_error("%s: one image at a time", arg);
-		return -1;
+	if (index == CLI_IMAGE_PATHS) {
+		cli_error("%s: more than %u images; name fewer at once", arg, CLI_IMAGE_PATHS);
+		return -E2BIG;
 	}
-	return cli_name("image", arg, &c->path);
+	c->count = index + 1;
+	return cli_name("image", arg, &c->path[index]);
 }
-
-static const char *isa_name(uint32_t isa)
-{
-	static const struct {
-		uint32_t isa;
-		const char *name;
-	} names[] = {{EM_X86_64, "x86_64"}, {EM_AARCH64, "aarch64"}, {EM_RISCV, "riscv"}};
-
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-		if (names[i].isa == isa)
-			return names[i].name;
-	return "unknown";
-}
-
-/* ---- info ---- */
-
-static json_t *ram_json(const struct snapshot_info *i)
-{
-	json_t *list = json_array();
-
-	for (uint32_t n = 0; n < i->ram_count; n++) {
-		const struct gpa_range *r = &i->ram[n].range;
-
-		/* A list without memory for an entry shows in json_pack() below: it is NULL. */
-		if (json_array_append_new(list,
-		                          json_pack("{s:I, s:I}", "start", (json_int_t)r->start.v,
-		                                    "bytes", (json_int_t)r->size))) {
-			json_decref(list);
-			return NULL;
-		}
-	}
-	return list;
-}
-
-static json_t *info_json(const struct image_command *c, const struct snapshot_info *i)
-{
-	char id[33], generation[17];
-
-	snprintf(id, sizeof(id), "%016" PRIx64 "%016" PRIx64, i->id[0], i->id[1]);
-	snprintf(generation, sizeof(generation), "%016" PRIx64, i->generation);
-	return json_pack(
-		"{s:s, s:i, s:s, s:i, s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:o}",
-		"path", c->path, "version", (int)i->version, "isa", isa_name(i->isa), "cpus",
-		(int)i->cpus, "build", i->build, "created", (json_int_t)i->created, "id", id,
-		"generation", generation, "ram_bytes", (json_int_t)i->ram_bytes, "data_bytes",
-		(json_int_t)i->data_bytes, "file_bytes", (json_int_t)i->file_bytes, "disk_bytes",
-		(json_int_t)i->disk_bytes, "state_bytes", (json_int_t)i->state_bytes, "extents",
-		(json_int_t)i->extents, "ram", ram_json(i));
-}
-
-static int info_text(const struct image_command *c, const struct snapshot_info *i)
-{
-	time_t created = (time_t)i->created;
-	char when[64] = "at an unknown time";
-	struct tm tm;
-
-	if (gmtime_r(&created, &tm))
-		strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S UTC", &tm);
-	printf("image     %s, format %" PRIu32 "\n", c->path, i->version);
-	printf("id        %016" PRIx64 "%016" PRIx64 "\n", i->id[0], i->id[1]);
-	printf("created   %s by %s\n", when, i->build);
-	printf("machine   %s, %" PRIu32 " vCPU%s, %" PRIu64 " bytes of state\n", isa_name(i->isa),
-	       i->cpus, i->cpus == 1 ? "" : "s", i->state_bytes);
-	printf("RAM       %.1f MiB, of it %.1f MiB not zero, in %" PRIu64 " extents\n",
-	       (double)i->ram_bytes / MIB, (double)i->data_bytes / MIB, i->extents);
-	for (uint32_t n = 0; n < i->ram_count; n++)
-		printf("          %#" PRIx64 " .. %#" PRIx64 "\n", i->ram[n].range.start.v,
-		       gpa_range_end(i->ram[n].range));
-	printf("file      %.1f MiB long, %.1f MiB on disk\n", (double)i->file_bytes / MIB,
-	       (double)i->disk_bytes / MIB);
-	return cli_flush_stdout();
-}
-
-static int info(const struct image_command *c)
-{
-	struct snapshot_info i;
-	struct snapshot_error err;
-
-	if (snapshot_stat(c->path, &i, &err)) {
-		cli_error("%s", err.text);
-		return CLI_FAILED;
-	}
-	return c->json ? cli_put_json(info_json(c, &i)) : info_text(c, &i);
-}
-
-/* ---- verify ---- */
-
-static int verify(const struct image_command *c)
-{
-	struct snapshot_info i;
-	struct snapshot_error err = {.text = ""};
-	int e = snapshot_stat(c->path, &i, &err);
-
-	if (!e)
-		e = snapshot_verify(c->path, i.isa, &err);
-	if (e)
-		cli_error("%s", err.text);
-	if (c->json && cli_put_json(json_pack("{s:s, s:b, s:s?}", "path", c->path, "ok", e == 0,
-	                                      "error", e ? err.text : NULL)))
-		return CLI_FAILED;
-	if (e)
-		return CLI_FAILED;
-	if (!c->json)
-		printf("%s: whole: %.1f MiB of guest memory and %" PRIu64 " bytes of state match "
-		       "their checksums\n",
-		       c->path, (double)i.data_bytes / MIB, i.state_bytes);
-	return cli_flush_stdout();
-}
-
-/* ---- the command ---- */
 
 static const struct {
 	const char *name;
 	const char *full;
 	int (*run)(const struct image_command *c);
+	size_t least, most; /* arguments */
 	struct cli_command command;
 } actions[] = {
 	{"info",
          "cowslip image info",
-         info,
-         {options, "IMAGE", "Say what is in a saved guest.", take_option, take_argument}},
+         cli_image_info,
+         1,
+         1,
+         {json_options, "IMAGE", "Say what is in a saved guest.", take_option, take_argument}},
 	{"verify",
          "cowslip image verify",
-         verify,
-         {options, "IMAGE", "Read a saved guest whole and compare every checksum.", take_option,
-          take_argument}},
+         cli_image_verify,
+         1,
+         1,
+         {json_options, "IMAGE",
+          "Read a saved guest whole, with every file it lies in, and compare every checksum.",
+          take_option, take_argument}},
+	{"ls",
+         "cowslip image ls",
+         cli_image_ls,
+         0,
+         1,
+         {json_options, "[DIR]",
+          "List the saved guests of a directory (this one), each below the one it was cloned "
+          "from. OWN is guest memory stored in the file, DISK what the file takes, SHARED what "
+          "lies in others, USED the number of images that lie partly in it.",
+          take_option, take_argument}},
+	{"rm",
+         "cowslip image rm",
+         cli_image_rm,
+         1,
+         CLI_IMAGE_PATHS,
+         {rm_options, "IMAGE...",
+          "Remove saved guests, unless others beside them lie partly in them. Running clones "
+          "are not disturbed.",
+          take_option, take_argument}},
+	{"flatten",
+         "cowslip image flatten",
+         cli_image_flatten,
+         2,
+         2,
+         {no_options, "IMAGE NEW", "Copy a saved guest into one file that needs no other.",
+          take_option, take_argument}},
+	{"diff",
+         "cowslip image diff",
+         cli_image_diff,
+         2,
+         2,
+         {diff_options, "A B",
+          "Compare the memory of two saved guests.\vExit status: 0 when all is equal, 1 when "
+          "something differs, 125 when cowslip failed.",
+          take_option, take_argument}},
+	{"map",
+         "cowslip image map",
+         cli_image_map,
+         1,
+         1,
+         {map_options, "IMAGE",
+          "Show where guest memory lies, by blocks of 2 MiB: `.` nothing but zeros, `o` all "
+          "stored in this file, `s` all in others, `x` some of both.",
+          take_option, take_argument}},
 };
 #define ACTIONS (sizeof(actions) / sizeof(actions[0]))
 
+#define ACTION_NAMES "info, verify, ls, rm, flatten, diff, map"
+
 static int run_action(size_t n, int argc, char **argv)
 {
-	struct image_command c = {.path = NULL};
+	struct image_command c = {.count = 0};
 	enum cli_parsed p;
 
 	argv[0] = (char *)(uintptr_t)actions[n].full;
 	p = cli_parse(&actions[n].command, argc, argv, &c);
 	if (p != CLI_GO)
 		return cli_parsed_status(p);
-	if (c.path)
+	if (c.count > actions[n].most) {
+		cli_error("%s: %s; `%s %s`", c.path[actions[n].most],
+		          actions[n].most == 1 ? "one image at a time" : "one too many",
+		          actions[n].full, actions[n].command.args_doc);
+		return CLI_FAILED;
+	}
+	if (c.count >= actions[n].least)
 		return actions[n].run(&c);
-	cli_error("no image given; `%s IMAGE`", actions[n].full);
+	cli_error("%s; `%s %s`", c.count ? "another image is wanted" : "no image given",
+	          actions[n].full, actions[n].command.args_doc);
 	return CLI_FAILED;
 }
-
-static const struct argp_option no_options[] = {CLI_COMMON_OPTIONS};
 
 static int unknown_action(void *to, unsigned index, bool after, const char *arg)
 {
 	(void)to;
 	(void)index;
 	(void)after;
-	cli_error("image %s: unknown; there are image info and image verify", arg);
+	cli_error("image %s: unknown; there are " ACTION_NAMES, arg);
 	return -1;
 }
 
 static const struct cli_command top = {
 	.options = no_options,
-	.args_doc = "info|verify IMAGE",
-	.doc = "Look at saved guests.\v  info IMAGE     what is in it\n"
-	       "  verify IMAGE   read it whole and compare every checksum",
+	.args_doc = "ACTION [ARGUMENT...]",
+	.doc = "Look at saved guests, and look after them."
+	       "\v  info IMAGE          what is in it\n"
+	       "  verify IMAGE        read it whole and compare every checksum\n"
+	       "  ls [DIR]            the images of a directory, each below its parent\n"
+	       "  rm IMAGE...         remove them, unless others lie in them\n"
+	       "  flatten IMAGE NEW   copy one into a file that needs no other\n"
+	       "  diff A B            compare the memory of two\n"
+	       "  map IMAGE           where its memory lies; --svg FILE draws it",
 	.option = take_option,
 	.argument = unknown_action,
 };
@@ -229,6 +196,6 @@ int cli_image(int argc, char **argv)
 	p = cli_parse(&top, argc, argv, NULL);
 	if (p != CLI_GO)
 		return cli_parsed_status(p);
-	cli_error("no action given; there are image info and image verify");
+	cli_error("no action given; there are " ACTION_NAMES);
 	return CLI_FAILED;
 }

@@ -15,6 +15,7 @@
 #include "arch/arch.h"
 #include "guest/abi.h"
 #include "vmm/cli.h"
+#include "vmm/cli_image.h"
 #include "vmm/cli_save.h"
 #include "vmm/cli_terminal.h"
 #include "vmm/family.h"
@@ -236,6 +237,8 @@ static int check(const struct run_command *r)
 		cli_error("--save-on: only together with --save; add it or leave this out");
 		return -EINVAL;
 	}
+	if (r->save && cli_image_may_replace(r->save))
+		return -EBUSY;
 	if (!is_aligned(r->limit, MM_PAGE_SIZE)) {
 		cli_error("--limit %" PRIu64 ": not a multiple of 4 KiB; give whole pages",
 		          r->limit);

@@ -72,6 +72,18 @@ static void note_temporary(void *ctx, int dir, const char *name)
 	atomic_store(&temporary.there, true);
 }
 
+int cli_write_image(const struct snapshot_request *r, struct snapshot_error *err)
+{
+	struct snapshot_request ours = *r;
+	int e;
+
+	ours.hook = (struct atomic_file_hook){.temporary = note_temporary};
+	install();
+	e = snapshot_write(&ours, err);
+	uninstall();
+	return e;
+}
+
 int cli_save(struct vm *vm, const char *path, const struct snapshot_base *base,
              struct snapshot_error *err)
 {
@@ -80,7 +92,6 @@ int cli_save(struct vm *vm, const char *path, const struct snapshot_base *base,
 		.cpus = vm_cpus(vm),
 		.path = path,
 		.base = base,
-		.hook = {.temporary = note_temporary},
 	};
 	struct image *image;
 	struct vm_error why;
@@ -92,9 +103,7 @@ int cli_save(struct vm *vm, const char *path, const struct snapshot_base *base,
 		return e;
 	}
 	r.image = image;
-	install();
-	e = snapshot_write(&r, err);
-	uninstall();
+	e = cli_write_image(&r, err);
 	image_put(image);
 	return e;
 }

@@ -14,9 +14,12 @@
 #include "vmm/snapshot.h"
 #include "vmm/vm.h"
 
+/* snapshot_write(), with the signals seen to; r->hook is ours. Return: as that. */
+int cli_write_image(const struct snapshot_request *r, struct snapshot_error *err);
+
 /*
- * Snapshot a stopped VM and write the image to `path`: all of it, or only what `base` does not hold.
- * The VM may go on.
+ * Snapshot a stopped VM and write the image to `path`: all of it, or only what `base` does not
+ * hold. The VM may go on.
  * Return: 0; as vm_snapshot() and snapshot_write(), with one line in err->text that names `path`.
  */
 int cli_save(struct vm *vm, const char *path, const struct snapshot_base *base,

@@ -51,7 +51,7 @@ static const struct cli_command top = {
 	       "that share its memory copy-on-write."
 	       "\v  run KERNEL [-- ARG...]    boot a guest; its console is stdout\n"
 	       "  clone IMAGE               run clones of a saved guest\n"
-	       "  image info|verify IMAGE   look at a saved guest\n"
+	       "  image ACTION ...          look at saved guests, and look after them\n"
 	       "  bench COMMAND             measure faults, clones, snapshots\n"
 	       "  doctor                    what this host offers, what to change\n\n"
 	       "`cowslip COMMAND --help` lists a command's options.\n\n"

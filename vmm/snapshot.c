@@ -57,7 +57,7 @@ static void describe_layers(const struct snap_file *f, struct snapshot_info *inf
 	}
 }
 
-static void describe(const struct snap_file *f, struct snapshot_info *info)
+void snap_describe(const struct snap_file *f, struct snapshot_info *info)
 {
 	const struct snap_header *h = &f->header;
 
@@ -161,7 +161,7 @@ int snapshot_open_base(const char *path, uint32_t isa, struct image **out,
 		goto out_close;
 	ret = make_image(&f, b, out, err);
 	if (!ret && info)
-		describe(&f, info);
+		snap_describe(&f, info);
 	if (!ret && base)
 		*base = b;
 	else
@@ -185,7 +185,7 @@ int snapshot_stat(const char *path, struct snapshot_info *info, struct snapshot_
 	ret = snap_file_open(&f, path, SNAP_ANY_ISA, err);
 	if (ret)
 		return ret;
-	describe(&f, info);
+	snap_describe(&f, info);
 	snap_file_close(&f);
 	return 0;
 }

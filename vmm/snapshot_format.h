@@ -212,6 +212,9 @@ void snap_content_hash(const struct snap_header *h, uint64_t hash[2]);
 __attribute__((format(printf, 3, 4))) int snap_fail(struct snapshot_error *err, int code,
                                                     const char *format, ...);
 
+/* What snapshot_stat() tells of it. */
+void snap_describe(const struct snap_file *f, struct snapshot_info *info);
+
 /* The checksum of a header, whatever its header_sum says. */
 uint64_t snap_header_sum(const struct snap_header *h);
 

@@ -109,6 +109,229 @@ Test(cli_image, a_clone_that_is_not_saved_says_why)
 	cr_assert_eq(scratch_entries(), 2);
 }
 
+/* ---- lines of images ---- */
+
+static void save_clone(const char *from, const char *to)
+{
+	struct said s = run(ARGS("clone", scratch(from), "--save", scratch(to)));
+
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	said_free(&s);
+}
+
+/* One error line that has `text` in it. */
+static void refused(const char *const *args, const char *text)
+{
+	struct said s = run(args);
+
+	cr_assert_eq(s.status, 125, "%d %s", s.status, s.err);
+	cr_assert_eq(lines(s.err), 1, "%s", s.err);
+	cr_assert_not_null(strstr(s.err, text), "%s", s.err);
+	said_free(&s);
+}
+
+static json_t *json_of(const char *const *args, int status)
+{
+	struct said s = run(args);
+	json_error_t error;
+	json_t *json;
+
+	cr_assert_eq(s.status, status, "%d %s", s.status, s.err);
+	json = json_loads(s.out, 0, &error);
+	cr_assert_not_null(json, "%s in: %s", error.text, s.out);
+	said_free(&s);
+	return json;
+}
+
+#define LEVELS 64
+
+static const char *level(int n)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "level-%d.cow", n);
+	return scratch(name);
+}
+
+/* Each in a process of its own; the guest itself knows what every word must be. */
+Test(cli_image, a_line_of_sixty_four, .timeout = 600)
+{
+	struct said s = run(ARGS("run", "--mem", "32M", "--save", level(0), guest("memwalk"), "--",
+	                         "size=4M", "ready=65"));
+
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	said_free(&s);
+	for (int n = 1; n <= LEVELS; n++) {
+		s = run(ARGS("clone", level(n - 1), "--save", level(n)));
+		cr_assert_eq(s.status, 0, "%s", s.err);
+		said_free(&s);
+	}
+	for (int n = 0; n <= LEVELS; n++) {
+		s = run(ARGS("clone", level(n)));
+		cr_assert_eq(s.status, 0, "level %d: %s", n, s.err);
+		cr_assert_eq(lines_with(s.out, "memwalk: every word ok"), 1, "%s", s.out);
+		said_free(&s);
+	}
+	for (int n = 0; n < LEVELS; n += 9)
+		refused(ARGS("image", "rm", level(n)), "partly in it");
+	expect_whole(level(LEVELS));
+	cr_assert_eq(scratch_entries(), LEVELS + 1);
+	/* Flat, the last needs none of the others. */
+	s = run(ARGS("image", "flatten", level(LEVELS), scratch("flat.cow")));
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	said_free(&s);
+	s = run(ARGS("image", "rm", "--cascade", level(0)));
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	cr_assert_eq(lines_with(s.out, "removed "), LEVELS + 1, "%s", s.out);
+	said_free(&s);
+	cr_assert_eq(scratch_entries(), 1);
+	s = run(ARGS("clone", "-n", "3", scratch("flat.cow")));
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	said_free(&s);
+}
+
+/* a <- b <- c and a <- d, in which all lie partly in a, and c in b. */
+static void make_tree(void)
+{
+	save_chain_guest("a.cow", "ready=4");
+	save_clone("a.cow", "b.cow");
+	save_clone("b.cow", "c.cow");
+	save_clone("a.cow", "d.cow");
+}
+
+static json_t *entry(json_t *list, const char *name)
+{
+	size_t i;
+	json_t *e;
+
+	json_array_foreach(list, i, e) if (!strcmp(json_string_value(json_object_get(e, "name")),
+	                                           name)) return e;
+	cr_assert(false, "%s is not listed", name);
+	return NULL;
+}
+
+Test(cli_image, ls_shows_the_tree)
+{
+	struct said s;
+	json_t *list;
+	FILE *f;
+
+	make_tree();
+	f = fopen(scratch("notes"), "we");
+	fputs("not an image\n", f);
+	fclose(f);
+	copy_patched(scratch("d.cow"), scratch("x.cow"), 8192, 5000, "?", 1);
+	s = run(ARGS("image", "ls", scratch("")));
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	cr_assert_eq(lines(s.out), 6, "%s", s.out);
+	cr_assert_not_null(strstr(s.out, "\na.cow "), "%s", s.out);
+	cr_assert_not_null(strstr(s.out, "\n  b.cow "), "%s", s.out);
+	cr_assert_not_null(strstr(s.out, "\n    c.cow "), "%s", s.out);
+	cr_assert_not_null(strstr(s.out, "\n  d.cow "), "%s", s.out);
+	cr_assert_not_null(strstr(s.out, "\nx.cow "), "%s", s.out);
+	said_free(&s);
+	list = json_of(ARGS("image", "ls", "--json", scratch("")), 0);
+	cr_assert_eq(json_array_size(list), 5);
+	cr_assert_eq(json_at(entry(list, "a.cow"), "used"), 3);
+	cr_assert_eq(json_at(entry(list, "b.cow"), "used"), 1);
+	cr_assert_eq(json_at(entry(list, "c.cow"), "used"), 0);
+	cr_assert_gt(json_at(entry(list, "a.cow"), "data_bytes"), 16 << 20);
+	cr_assert_lt(json_at(entry(list, "c.cow"), "disk_bytes"), 1 << 20);
+	cr_assert_gt(json_at(entry(list, "c.cow"), "layer_bytes"), 15 << 20);
+	cr_assert_str_eq(json_string_value(json_object_get(entry(list, "c.cow"), "parent")),
+	                 "b.cow");
+	cr_assert_not_null(json_object_get(entry(list, "x.cow"), "error"));
+	json_decref(list);
+	refused(ARGS("image", "ls", scratch("none")), "none");
+}
+
+Test(cli_image, rm_keeps_what_others_lie_in)
+{
+	struct said s;
+
+	make_tree();
+	refused(ARGS("image", "rm", scratch("a.cow")), "a.cow: b.cow and 2 more lie partly in it");
+	refused(ARGS("image", "rm", scratch("b.cow")), "b.cow: c.cow lies partly in it");
+	refused(ARGS("image", "rm", scratch("a.cow"), scratch("b.cow"), scratch("c.cow")),
+	        "partly in it");
+	refused(ARGS("image", "rm", scratch("e.cow")), "e.cow");
+	cr_assert_eq(scratch_entries(), 4);
+	s = run(ARGS("image", "rm", scratch("b.cow"), scratch("c.cow")));
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	cr_assert_not_null(strstr(s.out, "c.cow\nremoved "), "the user first: %s", s.out);
+	said_free(&s);
+	cr_assert_eq(scratch_entries(), 2);
+	s = run(ARGS("image", "rm", "--cascade", scratch("a.cow")));
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	said_free(&s);
+	cr_assert_eq(scratch_entries(), 0);
+}
+
+/* Nor is an image saved over one that others lie in. */
+Test(cli_image, saves_keep_what_others_lie_in)
+{
+	make_tree();
+	refused(ARGS("run", "--save", scratch("a.cow"), guest("counter")), "partly in it");
+	refused(ARGS("clone", scratch("c.cow"), "--save", scratch("b.cow")), "partly in it");
+	refused(ARGS("image", "flatten", scratch("d.cow"), scratch("a.cow")), "partly in it");
+	save_clone("b.cow", "d.cow");
+	save_clone("b.cow", "c.cow");
+	for (const char *name = "abcd"; *name; name++) {
+		char file[] = {*name, '.', 'c', 'o', 'w', '\0'};
+
+		expect_whole(scratch(file));
+	}
+}
+
+Test(cli_image, missing_parent_is_one_line)
+{
+	make_tree();
+	cr_assert_eq(rename(scratch("a.cow"), scratch("z")), 0);
+	refused(ARGS("clone", scratch("c.cow")), "c.cow lies partly in a.cow, which is missing");
+	refused(ARGS("image", "verify", scratch("c.cow")), "a.cow, which is missing");
+	cr_assert_eq(rename(scratch("d.cow"), scratch("a.cow")), 0);
+	refused(ARGS("clone", scratch("c.cow")), "is not that image any more");
+	refused(ARGS("image", "flatten", scratch("c.cow"), scratch("f.cow")), "a.cow");
+}
+
+Test(cli_image, diff_and_map)
+{
+	struct said s;
+	json_t *json;
+
+	make_tree();
+	json = json_of(
+		ARGS("image", "diff", "--json", "--ranges", scratch("a.cow"), scratch("b.cow")), 1);
+	cr_assert_gt(json_at(json, "pages.shared"), 4000);
+	cr_assert_gt(json_at(json, "pages.changed"), 0);
+	cr_assert_lt(json_at(json, "pages.changed"), 200);
+	cr_assert_gt(json_array_size(json_object_get(json, "ranges")), 0);
+	json_decref(json);
+	s = run(ARGS("image", "flatten", scratch("c.cow"), scratch("f.cow")));
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	said_free(&s);
+	s = run(ARGS("image", "diff", scratch("c.cow"), scratch("f.cow")));
+	cr_assert_eq(s.status, 0, "%s%s", s.out, s.err);
+	said_free(&s);
+	refused(ARGS("image", "diff", scratch("c.cow")), "another image is wanted");
+	s = run(ARGS("image", "map", scratch("c.cow")));
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	cr_assert_not_null(strstr(s.out, "  sx"), "%s", s.out);
+	said_free(&s);
+	json = json_of(ARGS("image", "map", "--json", scratch("f.cow")), 0);
+	cr_assert_eq(json_at(json, "shared"), 0);
+	cr_assert_gt(json_at(json, "own"), 4000);
+	json_decref(json);
+	s = run(ARGS("image", "map", scratch("c.cow"), "--svg", "-"));
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	cr_assert_eq(lines_with(s.out, "<svg "), 1);
+	cr_assert_eq(lines_with(s.out, "</svg>"), 1);
+	said_free(&s);
+	refused(ARGS("image", "map", scratch("c.cow"), "--svg", scratch("no/m.svg")), "no/m.svg");
+}
+
+/* ---- signals ---- */
+
 /* Wait for a temporary to appear. Return: whether it did while the command ran. */
 static bool wait_for_temporary(pid_t pid, const char *dir)
 {
