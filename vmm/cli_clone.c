@@ -35,6 +35,7 @@ struct clone_command {
 	uint64_t count, resets, jobs, per_process, timeout_ns, limit; /* 0: not said */
 	int faults;
 	bool hold, no_reuse;
+	int verify; /* enum verify_when */
 	const char *path, *arg, *input, *inputs_path, *dir, *save;
 	struct cli_stats stats;
 
@@ -57,6 +58,16 @@ struct clone_command {
 
 /* ---- options ---- */
 
+/* When the blocks of an image are compared with their checksums. */
+enum verify_when {
+	VERIFY_LATER, /* when someone asks for it: `cowslip image verify` */
+	VERIFY_EAGER, /* before the first clone is made */
+};
+
+static const struct cli_word verify_words[] = {{"later", VERIFY_LATER},
+                                               {"eager", VERIFY_EAGER},
+                                               {NULL, 0}};
+
 enum key {
 	KEY_COUNT = 'n',
 	KEY_JOBS = 'j',
@@ -68,6 +79,7 @@ enum key {
 	KEY_INPUT,
 	KEY_INPUTS,
 	KEY_SAVE,
+	KEY_VERIFY,
 	KEY_TIMEOUT,
 	KEY_FAULTS,
 	KEY_LIMIT,
@@ -95,6 +107,10 @@ static const struct argp_option options[] = {
          2},
 	{"faults", KEY_FAULTS, "PATH", 0, "Who resolves violations: auto, kernel, uffd (auto)", 2},
 	{"limit", KEY_LIMIT, "SIZE", 0, "The most memory one clone may own (as much as its RAM)",
+         2},
+	{"verify", KEY_VERIFY, "WHEN", 0,
+         "Compare the image's memory with its checksums: eager, before a clone is made, or later, "
+         "by `cowslip image verify` (later)",
          2},
 	{"save", KEY_SAVE, "IMAGE", 0,
          "Save the one clone when it says again that it is ready, and end", 3},
@@ -144,6 +160,8 @@ static int take_option(void *to, int key, const char *arg)
 		return cli_name("--inputs", arg, &c->inputs_path);
 	case KEY_SAVE:
 		return cli_name("--save", arg, &c->save);
+	case KEY_VERIFY:
+		return cli_choose("--verify", arg, verify_words, &c->verify);
 	case KEY_TIMEOUT:
 		return cli_seconds("--timeout", arg, &c->timeout_ns);
 	case KEY_FAULTS:
@@ -412,6 +430,23 @@ static int run_clones(struct clone_command *c)
 	return final_status(c);
 }
 
+/* Return: 0, or -errno after an error line that names file and offset. */
+static int verify(struct clone_command *c)
+{
+	struct cli_bar bar = {0};
+	const struct snapshot_progress progress = cli_bar_progress(&bar);
+	struct snapshot_error err;
+	int e;
+
+	if (c->verify != VERIFY_EAGER)
+		return 0;
+	e = snapshot_verify_base(c->base, &progress, &err);
+	cli_bar_clear(&bar);
+	if (e)
+		cli_error("%s", err.text);
+	return e;
+}
+
 static int open_and_run(struct clone_command *c)
 {
 	struct snapshot_error err;
@@ -424,7 +459,7 @@ static int open_and_run(struct clone_command *c)
 		cli_error("%s", err.text);
 		goto close_kvm;
 	}
-	if (sink_open(&c->sink, c->dir, c->count == 1) == 0)
+	if (verify(c) == 0 && sink_open(&c->sink, c->dir, c->count == 1) == 0)
 		status = run_clones(c);
 	sink_close(&c->sink);
 	snapshot_base_free(c->base);

@@ -6,7 +6,8 @@
  * generation, hash (hexadecimal strings), ram_bytes, data_bytes (of guest memory, stored in this
  * file), layer_bytes (in other files), file_bytes, disk_bytes, state_bytes, extents, pieces, density
  * (of the file's slots, how much is not zero: 0..1, null without slots), parent (null, or name and
- * hash), layers, ram (list of start, bytes). Of `image verify`: path, ok, and error where it is not.
+ * hash), layers, ram (list of start, bytes), devices (list of names; null where what the image lies
+ * in is missing). Of `image verify`: path, ok, and error where it is not.
  */
 #include <elf.h>
 #include <inttypes.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #include "vmm/cli_image.h"
+#include "vmm/vm.h"
 
 #define MIB       (1024.0 * 1024.0)
 #define BAR_WIDTH 30u
@@ -90,24 +92,53 @@ static json_t *parent_json(const struct snapshot_info *i)
 	return json_pack("{s:s, s:s}", "name", i->parent, "hash", cli_hash(i->parent_hash, hash));
 }
 
-static json_t *info_json(const char *path, const struct snapshot_info *i)
+#define DEVICES_MAX 16u
+
+struct devices {
+	const char *name[DEVICES_MAX];
+	int count; /* < 0: not known */
+};
+
+/* They are part of the state, which comes with an image whose files are all there. */
+static struct devices find_devices(const char *path)
+{
+	struct devices d = {.count = -1};
+	struct image *image;
+
+	if (snapshot_open(path, 0, &image, NULL, NULL))
+		return d;
+	d.count = vm_image_devices(image, d.name, DEVICES_MAX);
+	image_put(image);
+	return d;
+}
+
+static json_t *devices_json(const struct devices *d)
+{
+	json_t *list = d->count < 0 ? json_null() : json_array();
+
+	for (int n = 0; n < d->count; n++)
+		json_array_append_new(list, json_string(d->name[n]));
+	return list;
+}
+
+static json_t *info_json(const char *path, const struct snapshot_info *i, const struct devices *d)
 {
 	char id[33], generation[17], hash[CLI_HASH_SIZE];
 
 	snprintf(id, sizeof(id), "%016" PRIx64 "%016" PRIx64, i->id[0], i->id[1]);
 	snprintf(generation, sizeof(generation), "%016" PRIx64, i->generation);
-	return json_pack("{s:s, s:i, s:s, s:i, s:s, s:I, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, "
-	                 "s:I, s:I, s:I, s:o, s:o, s:I, s:o}",
-	                 "path", path, "version", (int)i->version, "isa", cli_isa_name(i->isa),
-	                 "cpus", (int)i->cpus, "build", i->build, "created", (json_int_t)i->created,
-	                 "id", id, "generation", generation, "hash", cli_hash(i->hash, hash),
-	                 "ram_bytes", (json_int_t)i->ram_bytes, "data_bytes",
-	                 (json_int_t)i->data_bytes, "layer_bytes", (json_int_t)i->layer_bytes,
-	                 "file_bytes", (json_int_t)i->file_bytes, "disk_bytes",
-	                 (json_int_t)i->disk_bytes, "state_bytes", (json_int_t)i->state_bytes,
-	                 "extents", (json_int_t)i->extents, "pieces", (json_int_t)i->pieces,
-	                 "density", i->extents ? json_real(density(i)) : json_null(), "parent",
-	                 parent_json(i), "layers", (json_int_t)i->layers, "ram", ram_json(i));
+	return json_pack(
+		"{s:s, s:i, s:s, s:i, s:s, s:I, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, "
+		"s:I, s:I, s:I, s:o, s:o, s:I, s:o, s:o}",
+		"path", path, "version", (int)i->version, "isa", cli_isa_name(i->isa), "cpus",
+		(int)i->cpus, "build", i->build, "created", (json_int_t)i->created, "id", id,
+		"generation", generation, "hash", cli_hash(i->hash, hash), "ram_bytes",
+		(json_int_t)i->ram_bytes, "data_bytes", (json_int_t)i->data_bytes, "layer_bytes",
+		(json_int_t)i->layer_bytes, "file_bytes", (json_int_t)i->file_bytes, "disk_bytes",
+		(json_int_t)i->disk_bytes, "state_bytes", (json_int_t)i->state_bytes, "extents",
+		(json_int_t)i->extents, "pieces", (json_int_t)i->pieces, "density",
+		i->extents ? json_real(density(i)) : json_null(), "parent", parent_json(i),
+		"layers", (json_int_t)i->layers, "ram", ram_json(i), "devices", devices_json(d));
 }
 
 static void put_layers(const struct snapshot_info *i)
@@ -122,7 +153,7 @@ static void put_layers(const struct snapshot_info *i)
 		       i->pieces);
 }
 
-static int info_text(const char *path, const struct snapshot_info *i)
+static int info_text(const char *path, const struct snapshot_info *i, const struct devices *d)
 {
 	char when[64], hash[CLI_HASH_SIZE];
 
@@ -132,6 +163,9 @@ static int info_text(const char *path, const struct snapshot_info *i)
 	printf("created   %s by %s\n", cli_when(i->created, when, sizeof(when)), i->build);
 	printf("machine   %s, %" PRIu32 " vCPU%s, %" PRIu64 " bytes of state\n",
 	       cli_isa_name(i->isa), i->cpus, i->cpus == 1 ? "" : "s", i->state_bytes);
+	for (int n = 0; n < d->count; n++)
+		printf("%s%s%s", n ? ", " : "devices   ", d->name[n],
+		       n + 1 == d->count ? "\n" : "");
 	printf("RAM       %.1f MiB\n", (double)i->ram_bytes / MIB);
 	for (uint32_t n = 0; n < i->ram_count; n++)
 		printf("          %#" PRIx64 " .. %#" PRIx64 "\n", i->ram[n].range.start.v,
@@ -151,10 +185,13 @@ int cli_image_info(const struct image_command *c)
 {
 	struct snapshot_info i;
 	struct snapshot_error err;
+	struct devices d;
 
 	if (snapshot_stat(c->path[0], &i, &err))
 		return cli_image_failed(&err);
-	return c->json ? cli_put_json(info_json(c->path[0], &i)) : info_text(c->path[0], &i);
+	d = find_devices(c->path[0]);
+	return c->json ? cli_put_json(info_json(c->path[0], &i, &d))
+	               : info_text(c->path[0], &i, &d);
 }
 
 /* ---- progress ---- */

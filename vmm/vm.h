@@ -137,6 +137,12 @@ int vm_create(const struct vm_config *c, struct vm **out, struct vm_error *err);
  */
 int vm_check_image(const struct kvm *kvm, const struct image *image, struct vm_error *err);
 
+/*
+ * The devices that the machine saved in an image has, for people: constant strings, at most `room`.
+ * Return: how many; -EBADMSG when the state is damaged, or not a machine's.
+ */
+int vm_image_devices(const struct image *image, const char *names[], unsigned room);
+
 /* NULL is ignored. */
 void vm_destroy(struct vm *vm);
 

@@ -340,6 +340,44 @@ int vmstate_restore(struct vm *vm, const void *state, size_t size, struct vm_err
 	return e;
 }
 
+static const char *const record_names[RECORD_TYPES] = {
+	[RECORD_SERIAL] = "serial port",
+	[RECORD_POWER] = "power control",
+	[RECORD_REQUEST] = "doorbell",
+};
+
+/* What the host's KVM and this program must offer beside what the records themselves ask for. */
+static int check_machine(const struct kvm *kvm, const struct machine *m, struct vm_error *err)
+{
+	if (m->cpus > kvm->caps.max_vcpus) {
+		snprintf(err->text, sizeof(err->text),
+		         "the image needs %u vCPUs, this host's KVM has at most %u", m->cpus,
+		         kvm->caps.max_vcpus);
+		return -ENOTSUP;
+	}
+	if (m->irqchip && !kvm->caps.irqchip) {
+		snprintf(err->text, sizeof(err->text),
+		         "the image needs an interrupt controller in KVM (KVM_CAP_IRQCHIP), which "
+		         "this host lacks");
+		return -ENOTSUP;
+	}
+	return 0;
+}
+
+static int check_record(const struct kvm *kvm, const struct record_header *h, const void *payload,
+                        struct vm_error *err)
+{
+	if (h->type == RECORD_VCPU)
+		return arch_vcpu_check(kvm, payload, h->size, err->text, sizeof(err->text));
+	if (h->type != 0 && h->type < RECORD_TYPES)
+		return 0;
+	snprintf(err->text, sizeof(err->text),
+	         "the image has a device that this cowslip does not know (state record %" PRIu32
+	         ")",
+	         h->type);
+	return -ENOTSUP;
+}
+
 int vm_check_image(const struct kvm *kvm, const struct image *image, struct vm_error *err)
 {
 	size_t size;
@@ -351,10 +389,12 @@ int vm_check_image(const struct kvm *kvm, const struct image *image, struct vm_e
 	int e = open_state(state, size, &r, &machine);
 
 	err->text[0] = '\0';
+	if (e == 0)
+		e = check_machine(kvm, &machine, err);
 	while (e == 0) {
 		e = next_record(&r, &h, &payload);
-		if (e == 0 && h.type == RECORD_VCPU)
-			e = arch_vcpu_check(kvm, payload, h.size, err->text, sizeof(err->text));
+		if (e == 0)
+			e = check_record(kvm, &h, payload, err);
 	}
 	if (e == -ENOENT)
 		return 0;
@@ -362,4 +402,25 @@ int vm_check_image(const struct kvm *kvm, const struct image *image, struct vm_e
 		snprintf(err->text, sizeof(err->text), "the image's machine state: %s",
 		         e == -EBADMSG ? "damaged records" : strerror(-e));
 	return e;
+}
+
+int vm_image_devices(const struct image *image, const char *names[], unsigned room)
+{
+	size_t size;
+	const void *state = image_state(image, &size);
+	struct record_header h;
+	struct reader r;
+	const void *payload;
+	struct machine machine;
+	unsigned n = 0;
+	int e = open_state(state, size, &r, &machine);
+
+	if (e == 0 && machine.irqchip && n < room)
+		names[n++] = "interrupt controller in KVM";
+	while (e == 0) {
+		e = next_record(&r, &h, &payload);
+		if (e == 0 && h.type < RECORD_TYPES && record_names[h.type] && n < room)
+			names[n++] = record_names[h.type];
+	}
+	return e == -ENOENT ? (int)n : e;
 }

@@ -210,6 +210,26 @@ static json_t *entry(json_t *list, const char *name)
 	return NULL;
 }
 
+Test(cli_image, info_tells_of_parent_and_devices)
+{
+	json_t *json;
+	struct said s;
+
+	make_tree();
+	s = run(ARGS("image", "info", scratch("c.cow")));
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	cr_assert_eq(lines_with(s.out, "parent    b.cow, content "), 1, "%s", s.out);
+	cr_assert_eq(lines_with(s.out, "devices   serial port, power control, doorbell"), 1, "%s",
+	             s.out);
+	said_free(&s);
+	/* Without the file it lies in, there is still something to tell. */
+	cr_assert_eq(unlink(scratch("a.cow")), 0);
+	json = json_of(ARGS("image", "info", "--json", scratch("c.cow")), 0);
+	cr_assert(json_is_null(json_object_get(json, "devices")));
+	cr_assert_eq(json_at(json, "layers"), 2);
+	json_decref(json);
+}
+
 Test(cli_image, ls_shows_the_tree)
 {
 	struct said s;
@@ -328,6 +348,88 @@ Test(cli_image, diff_and_map)
 	cr_assert_eq(lines_with(s.out, "</svg>"), 1);
 	said_free(&s);
 	refused(ARGS("image", "map", scratch("c.cow"), "--svg", scratch("no/m.svg")), "no/m.svg");
+}
+
+/* ---- damage, and files that change under their users ---- */
+
+/* A byte of the first page of data that is stored at or above `from`. */
+static void damage(const char *path, long from)
+{
+	FILE *f = fopen(path, "r+e");
+	int byte;
+
+	cr_assert_not_null(f);
+	fseek(f, from, SEEK_SET);
+	while ((byte = fgetc(f)) == 0)
+		;
+	cr_assert_neq(byte, EOF);
+	fseek(f, -1, SEEK_CUR);
+	fputc(byte ^ 4, f);
+	fclose(f);
+}
+
+Test(cli_image, eager_finds_damage_before_it_is_used)
+{
+	struct said s;
+
+	make_tree();
+	s = run(ARGS("clone", "--verify=eager", scratch("c.cow")));
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	said_free(&s);
+	damage(scratch("a.cow"), 6 << 20);
+	refused(ARGS("clone", "--verify=eager", scratch("a.cow")), "a.cow is damaged between off");
+	refused(ARGS("clone", "--verify", "eager", scratch("c.cow")), "a.cow is damaged between");
+	refused(ARGS("image", "verify", scratch("d.cow")), "a.cow is damaged between");
+	refused(ARGS("clone", "--verify=soon", scratch("a.cow")), "--verify");
+	/* Asked for nothing, nothing is read: the guest itself finds the wrong word. */
+	s = run(ARGS("clone", "--verify=later", scratch("c.cow")));
+	cr_assert_neq(s.status, 125, "%s", s.err);
+	said_free(&s);
+}
+
+/* Every line of a command's clones has the nonce of the image that it opened. */
+static void one_nonce(const struct said *s, unsigned count)
+{
+	char first[17], nonce[17];
+	const char *line = s->out;
+
+	cr_assert_eq(s->status, 0, "%s", s->err);
+	cr_assert_eq(lines(s->out), count, "%s", s->out);
+	cr_assert_eq(sscanf(line, "[%*u] nonce %16[0-9a-f]", first), 1, "%s", line);
+	for (; *line; line = strchr(line, '\n') + 1) {
+		cr_assert_eq(sscanf(line, "[%*u] nonce %16[0-9a-f]", nonce), 1, "%s", line);
+		cr_assert_str_eq(nonce, first);
+	}
+}
+
+Test(cli_image, replaced_and_removed_under_many_processes)
+{
+	const char *path = scratch("t.cow");
+	struct running r[6];
+	struct said s;
+
+	for (unsigned round = 0; round < 3; round++) {
+		for (unsigned i = 0; i < 6; i++) {
+			if (i % 3 == 0) {
+				s = run(ARGS("run", "--save", path, guest("counter")));
+				cr_assert_eq(s.status, 0, "%s", s.err);
+				said_free(&s);
+			}
+			r[i] = start(ARGS("clone", "-n", "12", "--hold", path), NULL);
+		}
+		/* They have it open soon: then the name means nothing to them. */
+		sleep_us(random() % 40000);
+		if (round == 2)
+			unlink(path);
+		for (unsigned i = 0; i < 6; i++) {
+			s = finish(&r[i]);
+			if (round < 2 || s.status != 125)
+				one_nonce(&s, 12);
+			else
+				cr_assert_not_null(strstr(s.err, "cannot be opened"), "%s", s.err);
+			said_free(&s);
+		}
+	}
 }
 
 /* ---- signals ---- */
