@@ -161,6 +161,8 @@ help:
 	@echo 'make test-kvm        the suite that runs real guests'
 	@echo 'make test-kvm-asan   the same, cowslip and tests under AddressSanitizer and UBSan'
 	@echo 'make torture-save    kills saves at random moments, TIMES=500'
+	@echo 'make torture-image   flips bits of images and cuts them, TIMES=10000'
+	@echo 'make golden          dumps of images by the present writer, for tests/golden'
 	@echo 'make test-nested     the same in the nested machine, which needs no KVM of this host'
 	@echo 'make test-nested-all the same on all kernels and MMUs, and the unit suite too'
 	@echo 'make nested-soak     test-nested 20 times in a row (TIMES=N)'
@@ -208,6 +210,21 @@ soak-reset: deps
 	+@$(MAKE) --no-print-directory BUILD=test kvm-tests
 	COWSLIP_RESETS=$(or $(RESETS),100000) COWSLIP=build/cowslip \
 		COWSLIP_GUESTS=build/guest build/test/tests/kvm --filter=reset_cli/many_inputs
+
+# The images of tests/golden that are still empty, by the present writer.
+.PHONY: golden
+golden: deps
+	+@$(MAKE) --no-print-directory BUILD=test unit-tests
+	COWSLIP_GOLDEN=tests/golden build/test/tests/unit --filter=image_golden/written_now
+
+# Bits flipped and ends cut off at random, TIMES of the one and a tenth of the other.
+.PHONY: torture-image
+torture-image: deps
+	+@$(MAKE) --no-print-directory BUILD=release all
+	+@$(MAKE) --no-print-directory BUILD=test unit-tests kvm-tests
+	TORTURE_TIMES=$(or $(TIMES),10000) build/test/tests/unit --filter='image_torture/*' --verbose
+	TORTURE_TIMES=$(or $(TIMES),10000) COWSLIP=build/cowslip COWSLIP_GUESTS=build/guest \
+		build/test/tests/kvm --filter='cli_image/commands_*' --verbose
 
 check-includes: deps
 	@tests/include_check.sh

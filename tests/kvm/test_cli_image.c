@@ -387,6 +387,59 @@ Test(cli_image, eager_finds_damage_before_it_is_used)
 	said_free(&s);
 }
 
+/* ---- commands on damaged images ---- */
+
+/* Every command on `path`: an answer or one error line, never a crash. */
+static void all_commands(const char *path, const char *whole)
+{
+	const char *const *const commands[] = {
+		ARGS("image", "info", path),
+		ARGS("image", "verify", path),
+		ARGS("image", "ls", scratch("")),
+		ARGS("image", "map", path),
+		ARGS("image", "diff", whole, path),
+		ARGS("image", "flatten", path, scratch("f.cow")),
+		ARGS("clone", "--timeout", "10", path),
+		ARGS("clone", "--verify=eager", path),
+	};
+
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		struct said s = run(commands[i]);
+
+		cr_assert_lt(s.status, 1000, "%s %s: signal %d: %s", commands[i][0], commands[i][1],
+		             s.status - 1000, s.err);
+		if (s.status == 125 && i < 6)
+			cr_assert_eq(lines(s.err), 1, "%s", s.err);
+		said_free(&s);
+	}
+}
+
+Test(cli_image, commands_survive_damage, .timeout = 7200)
+{
+	const char *times = getenv("TORTURE_TIMES");
+	unsigned most = times ? (unsigned)strtoul(times, NULL, 10) / 20 : 10;
+	struct stat st;
+	uint8_t bytes[16384];
+	FILE *f;
+
+	save_chain_guest("a.cow", "ready=2");
+	save_clone("a.cow", "b.cow");
+	cr_assert_eq(stat(scratch("b.cow"), &st), 0);
+	f = fopen(scratch("b.cow"), "re");
+	cr_assert_eq(fread(bytes, 1, sizeof(bytes), f), sizeof(bytes));
+	fclose(f);
+	for (unsigned i = 0; i < most; i++) {
+		size_t at = (size_t)random() % (i % 2 ? 700 : sizeof(bytes));
+		uint8_t bad = bytes[at] ^ (uint8_t)(1u << random() % 8);
+
+		/* Some are cut short as well. */
+		copy_patched(scratch("b.cow"), scratch("x.cow"),
+		             i % 5 ? (size_t)st.st_size : (size_t)random() % (size_t)st.st_size, at,
+		             &bad, 1);
+		all_commands(scratch("x.cow"), scratch("b.cow"));
+	}
+}
+
 /* Every line of a command's clones has the nonce of the image that it opened. */
 static void one_nonce(const struct said *s, unsigned count)
 {
