@@ -119,13 +119,29 @@ int shells_take(struct shells *s, const struct vm_config *c, struct vm **out, st
 	return r;
 }
 
+/* A reset keeps what vm_protect() and its like did; a new VM has none of it. */
+static bool protected(const struct vm *vm)
+{
+	size_t count;
+	const struct ram_region *ram = space_ram(vm->space, &count);
+
+	for (size_t i = 0; i < count; i++) {
+		uint64_t end = gpa_range_end(ram[i].range), stop;
+
+		if (space_protection(vm->space, ram[i].range.start, end, &stop) != PROTECT_RW ||
+		    stop < end)
+			return true;
+	}
+	return false;
+}
+
 /* May another clone have it? */
 static bool clean(struct vm *vm, enum vm_event end)
 {
 	if (end != VM_EXITED && end != VM_NEXT && end != VM_READY)
 		return false;
 	return vm->made.image && vm->made.image == space_image(vm->space) &&
-	       !atomic_load(&vm->marked) && !atomic_load(&vm->ruined);
+	       !atomic_load(&vm->marked) && !atomic_load(&vm->ruined) && !protected(vm);
 }
 
 void shells_give(struct shells *s, struct vm *vm, enum vm_event end)

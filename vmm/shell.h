@@ -9,8 +9,8 @@
  *
  * A shell is reset when it is taken (vm_reuse), so that nothing of one clone is ever visible in the
  * next: memory, vCPUs, devices, what was typed, where output goes, mailbox, counters. Kept is only
- * a VM whose guest ended by itself, that was never out of frames, kicked or snapshotted. One that
- * cannot be reset after all is destroyed, and a new one made.
+ * a VM whose guest ended by itself, that was never out of frames, kicked or snapshotted and has
+ * nothing protected. One that cannot be reset after all is destroyed, and a new one made.
  *
  * Concurrency: any thread; one mutex, not held while a VM is made, reset or destroyed. A shell's
  * vm_run() may come from another thread each time.

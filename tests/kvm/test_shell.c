@@ -460,6 +460,7 @@ Test(shell, ends)
 	struct shells *s = store(4);
 	struct vm_config c;
 	struct image *image, *child;
+	struct vm_error err;
 	struct lab l;
 	struct vm *vm;
 
@@ -490,9 +491,15 @@ Test(shell, ends)
 	shells_give(s, vm, VM_EXITED);
 	expect_stats(s, 2, 0, 2, 0);
 
+	/* What its owner protected stays so. */
+	vm = take(s, &c);
+	cr_assert_eq(vm_protect(vm, (struct gpa_range){{SCRIPT_DATA}, PAGE}, PROTECT_RO, &err), 0);
+	shells_give(s, vm, VM_READY);
+	expect_stats(s, 3, 0, 3, 0);
+
 	/* Never run at all. */
 	shells_give(s, take(s, &c), VM_READY);
-	expect_stats(s, 3, 0, 2, 1);
+	expect_stats(s, 4, 0, 3, 1);
 	shells_destroy(s);
 	image_put(image);
 	lab_close(&l);
