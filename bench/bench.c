@@ -17,6 +17,7 @@ static const struct {
 } commands[] = {
 	{"faults", "cowslip bench faults", bench_faults},
 	{"clone", "cowslip bench clone", bench_clone},
+	{"reset", "cowslip bench reset", bench_reset},
 	{"snapshot", "cowslip bench snapshot", bench_snapshot},
 };
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
@@ -37,16 +38,17 @@ static int unknown_command(void *to, unsigned index, bool after, const char *arg
 	(void)to;
 	(void)index;
 	(void)after;
-	cli_error("bench %s: unknown; there are bench faults, bench clone and bench snapshot", arg);
+	cli_error("bench %s: unknown; there are bench faults, clone, reset and snapshot", arg);
 	return -EINVAL;
 }
 
 static const struct cli_command top = {
 	.options = options,
-	.args_doc = "faults|clone|snapshot [OPTION...]",
+	.args_doc = "faults|clone|reset|snapshot [OPTION...]",
 	.doc = "Measure what a guest feels."
 	       "\v  faults      first touches of memory, beside how others back theirs\n"
 	       "  clone       from the request for a clone to its output\n"
+	       "  reset       a clone back to its image\n"
 	       "  snapshot    pausing, saving and loading\n\n"
 	       "`cowslip bench COMMAND --help` lists a command's options.",
 	.option = own_option,
@@ -66,7 +68,6 @@ int cli_bench(int argc, char **argv)
 	p = cli_parse(&top, argc, argv, NULL);
 	if (p != CLI_GO)
 		return cli_parsed_status(p);
-	cli_error(
-		"nothing to measure given; there are bench faults, bench clone and bench snapshot");
+	cli_error("nothing to measure given; there are bench faults, clone, reset and snapshot");
 	return CLI_FAILED;
 }

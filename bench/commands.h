@@ -9,6 +9,7 @@
 
 int bench_faults(int argc, char **argv);
 int bench_clone(int argc, char **argv);
+int bench_reset(int argc, char **argv);
 int bench_snapshot(int argc, char **argv);
 
 #endif

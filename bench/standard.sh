@@ -72,6 +72,8 @@ measure clones-big "Clones of a large, sparse guest" \
 	clone -n $clones -j 2 --mem $big --repeat "$repeat"
 measure clones-deep "Clones at the end of a long chain" \
 	clone -n $clones -j 2 --depth $depth --repeat "$repeat"
+measure reset "Back to the image" \
+	reset --size $size --dir "$dir" --repeat "$repeat"
 measure snapshot "Pausing, saving, loading" \
 	snapshot --size $size --dir "$dir" --repeat "$repeat"
 

@@ -294,6 +294,33 @@ static void refused(const char *const *args, const char *words)
 	said_free(&s);
 }
 
+/* Every row is measured as often as asked, of as many pages; the line is a line. */
+Test(reset_cli, bench)
+{
+	static const unsigned pages[] = {16, 16, 16, 16, 4, 8, 32};
+	struct said s = run(ARGS("bench", "reset", "--size", "8M", "--dirty", "16", "-n", "20",
+	                         "--repeat", "2", "--dir", scratch(""), "--json"));
+	json_t *doc, *rows;
+
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	doc = json_loads(s.out, 0, NULL);
+	cr_assert(doc, "%s", s.out);
+	rows = json_object_get(doc, "rows");
+	cr_assert_eq(json_array_size(rows), 7);
+	for (size_t i = 0; i < 7; i++) {
+		json_t *row = json_array_get(rows, i);
+
+		cr_assert_eq(json_at(row, "dirty_pages"), pages[i], "row %zu", i);
+		cr_assert_eq(json_at(row, "count"), 40);
+		cr_assert_gt(json_number_value(json_object_get(row, "us_p50")), 0);
+	}
+	cr_assert_gt(
+		json_number_value(json_object_get(json_object_get(doc, "summary"), "us_per_page")),
+		0);
+	json_decref(doc);
+	said_free(&s);
+}
+
 Test(reset_cli, wrong)
 {
 	const char *image = parser_image(), *empty = scratch("empty"), *two = scratch("two");
@@ -311,4 +338,8 @@ Test(reset_cli, wrong)
 	refused(ARGS("clone", "--reset", "3", "-n", "3", image), "leave out -n");
 	refused(ARGS("clone", "--reset", "3", "--hold", image), "leave out --hold");
 	refused(ARGS("clone", "--reset", "3", "--no-reuse", image), "leave out --no-reuse");
+	refused(ARGS("bench", "reset", "--size", "5000"), "4 KiB");
+	refused(ARGS("bench", "reset", "--size", "1T"), "too large");
+	refused(ARGS("bench", "reset", "--dir", scratch(""), "--size", "1M", "--dirty", "9999"),
+	        "twice as many");
 }
