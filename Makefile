@@ -124,7 +124,7 @@ GUESTS := $(GUEST_PROGRAMS:%=$(G)/%.elf)
 .PHONY: all cowslip libs guests unit-tests kvm-tests tests
 .PHONY: demo bench soak-reset test test-unit test-asan test-tsan test-kvm test-kvm-asan
 .PHONY: lint lint-format lint-shape lint-tidy lint-gcc lint-clang tidy format
-.PHONY: check-includes check-lists
+.PHONY: check-includes check-lists check-example
 .PHONY: deps deps-lint deps-bench clean help
 .DEFAULT_GOAL := all
 
@@ -171,6 +171,7 @@ help:
 	@echo 'make nested-run      one command there: CMD="cowslip run guest/hello.elf"'
 	@echo 'make lint            format, clang-tidy, gcc and clang warnings, includes: as errors'
 	@echo 'make check-includes  direction of includes; every header compiles alone'
+	@echo 'make check-example   the example of mm/README.md compiles, and prints what it says there'
 	@echo 'make format          clang-format in place'
 	@echo 'make deps            installs what is missing, or names the command that would'
 	@echo 'make clean           removes build/'
@@ -327,6 +328,16 @@ $(B)/tidy/%.ok: %.c $(B)/obj/%.o .clang-tidy tests/.clang-tidy
 	$(call say,TIDY,$<)
 	$(Q)clang-tidy --quiet $< -- $(CPPFLAGS) $(CFLAGS) 2>$@.err || { cat $@.err; exit 1; }
 	@mv $@.err $@
+
+# The first fenced C of the page is a program, what is fenced behind it is what that prints.
+EXAMPLE := $(B)/mm_example
+check-example: $(LIBMM)
+	@awk '/^```/ { if (++n == 1 && $$0 != "```c") exit 1; next } n == 1' mm/README.md \
+		>$(EXAMPLE).c
+	@awk '/^```/ { n++; next } n == 3' mm/README.md >$(EXAMPLE).want
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -Wconversion -o $(EXAMPLE) $(EXAMPLE).c $(LIBMM)
+	@$(EXAMPLE) >$(EXAMPLE).said
+	@test -s $(EXAMPLE).want && diff -u $(EXAMPLE).want $(EXAMPLE).said
 
 check-lists:
 	@status=0; \

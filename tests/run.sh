@@ -139,6 +139,11 @@ suite_includes() {
 			broke includes "$what"
 		fi
 	done
+	if "$MAKE" --no-print-directory BUILD=test check-example; then
+		passed=$((passed + 1))
+	else
+		broke includes "the example of mm/README.md"
+	fi
 }
 
 suite_unit() {
