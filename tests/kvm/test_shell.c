@@ -153,10 +153,10 @@ struct look {
 	struct msrs msrs;
 };
 
-/* TSC, TSC deadline, and the reference counter that KVM has for Hyper-V's guests. */
-static bool is_time(uint32_t msr)
+/* TSC and its deadline go on. Hyper-V's registers are not offered: no guest can reach them. */
+static bool is_left_out(uint32_t msr)
 {
-	return msr == 0x10 || msr == 0x6e0 || msr == 0x40000020;
+	return msr == 0x10 || msr == 0x6e0 || (msr >= 0x40000000 && msr < 0x40000200);
 }
 
 /* All registers KVM names, and what it can read of them; 0 for the others. */
@@ -173,7 +173,7 @@ static void look_at_msrs(const struct kvm *kvm, int fd, struct msrs *out)
 			uint32_t count, zero;
 			struct kvm_msr_entry entry;
 		} one = {.count = 1, .entry = {.index = list.indices[i]}};
-		int r = is_time(list.indices[i]) ? 0 : kvm_ioctl_var(fd, KVM_GET_MSRS, &one);
+		int r = is_left_out(list.indices[i]) ? 0 : kvm_ioctl_var(fd, KVM_GET_MSRS, &one);
 
 		out->entries[i] = one.entry;
 		if (r != 1)
@@ -297,7 +297,7 @@ static void spoil_msrs(const struct kvm *kvm, int fd)
 		} one = {.count = 1, .entry = m->entries[i]};
 
 		/* What a register does not take it does not take. */
-		for (unsigned bit = 0; bit < 48 && !is_time(one.entry.index); bit++) {
+		for (unsigned bit = 0; bit < 48 && !is_left_out(one.entry.index); bit++) {
 			one.entry.data = m->entries[i].data ^ (UINT64_C(1) << bit);
 			if (kvm_ioctl_var(fd, KVM_SET_MSRS, &one) == 1)
 				break;
