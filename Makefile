@@ -2,7 +2,7 @@
 #
 # Cowslip. `make help` lists the targets.
 #
-# BUILD=release|test|debug|asan|tsan|clang picks flags and compiler; each build has its own tree,
+# BUILD=release|test|debug|asan|tsan|clang|fuzz picks flags and compiler; each build has its own tree,
 # build/<BUILD>/. Sources are listed by name (`make check-lists` compares with the disk); tests are
 # taken as found. Nothing here runs a compiler before `deps` has made sure there is one.
 
@@ -61,6 +61,7 @@ MEMWALK_SRCS := $(addprefix guest/, contents.c order.c plan.c)
 
 UNIT_SRCS := $(wildcard tests/unit/*.c)
 KVM_SRCS := $(wildcard tests/kvm/*.c)
+FUZZ_TARGETS := image elf bzimage
 
 LISTED := $(MM_SRCS) $(ARCH_SRCS) $(VMM_SRCS) $(CLI_SRCS) $(BENCH_SRCS) $(GUEST_SRCS) \
 	$(MEMWALK_SRCS) $(GUEST_PROGRAMS:%=guest/%.c)
@@ -68,6 +69,7 @@ LISTED := $(MM_SRCS) $(ARCH_SRCS) $(VMM_SRCS) $(CLI_SRCS) $(BENCH_SRCS) $(GUEST_
 # ---- builds ----
 
 CC_clang := clang
+CC_fuzz := clang
 CC := $(or $(CC_$(BUILD)),gcc)
 AR := ar
 
@@ -78,9 +80,11 @@ OPT_debug := -Og -g
 OPT_asan := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 OPT_tsan := -O1 -g -fno-omit-frame-pointer -fsanitize=thread
 OPT_clang := -O2 -g
+OPT_fuzz := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined,fuzzer-no-link \
+	-fno-sanitize-recover=all
 OPT := $(OPT_$(BUILD))
 ifeq ($(OPT),)
-$(error BUILD=$(BUILD): one of release, test, debug, asan, tsan, clang is wanted)
+$(error BUILD=$(BUILD): one of release, test, debug, asan, tsan, clang, fuzz is wanted)
 endif
 
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wundef \
@@ -164,6 +168,7 @@ help:
 	@echo 'make test-kvm-asan   the same, cowslip and tests under AddressSanitizer and UBSan'
 	@echo 'make torture-save    kills saves at random moments, TIMES=500'
 	@echo 'make torture-image   flips bits of images and cuts them, TIMES=10000'
+	@echo 'make fuzz            libFuzzer: TARGET=image|elf|bzimage TIME=seconds (600)'
 	@echo 'make golden          dumps of images by the present writer, for tests/golden'
 	@echo 'make test-nested     the same in the nested machine, which needs no KVM of this host'
 	@echo 'make test-nested-all the same on all kernels and MMUs, and the unit suite too'
@@ -177,7 +182,7 @@ help:
 	@echo 'make format          clang-format in place'
 	@echo 'make deps            installs what is missing, or names the command that would'
 	@echo 'make clean           removes build/'
-	@echo 'BUILD=release|test|debug|asan|tsan|clang   picks the build (release)'
+	@echo 'BUILD=release|test|debug|asan|tsan|clang|fuzz   picks the build (release)'
 
 deps:
 	@.ci/deps build
@@ -228,6 +233,21 @@ torture-image: deps
 	TORTURE_TIMES=$(or $(TIMES),10000) build/test/tests/unit --filter='image_torture/*' --verbose
 	TORTURE_TIMES=$(or $(TIMES),10000) COWSLIP=build/cowslip COWSLIP_GUESTS=build/guest \
 		build/test/tests/kvm --filter='cli_image/commands_*' --verbose
+
+# One target for TIME seconds. What it finds new stays in build/, what breaks it is named.
+TARGET ?= image
+.PHONY: fuzz
+fuzz: deps-lint
+	+@$(MAKE) --no-print-directory BUILD=fuzz build/fuzz/tests/fuzz-$(TARGET)
+	@mkdir -p build/fuzz/corpus/$(TARGET)
+	build/fuzz/tests/fuzz-$(TARGET) -max_total_time=$(or $(TIME),600) -timeout=20 \
+		-rss_limit_mb=2560 -artifact_prefix=build/fuzz/$(TARGET)- -print_final_stats=1 \
+		build/fuzz/corpus/$(TARGET) tests/fuzz/corpus/$(TARGET)
+
+$(FUZZ_TARGETS:%=$(B)/tests/fuzz-%): $(B)/tests/fuzz-%: $(B)/obj/tests/fuzz/%.o $(LIBCOWSLIP)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 
 check-includes: deps
 	@tests/include_check.sh
@@ -292,7 +312,8 @@ $(B)/static/cowslip $(B)/static/kvm $(B)/static/unit:
 C_DIRS := mm arch arch/* vmm guest guest/* bench tests tests/*
 C_FILES := $(sort $(wildcard $(C_DIRS:%=%/*.[ch])))
 TIDY_FILES := $(filter %.c,$(LISTED)) $(UNIT_SRCS) $(KVM_SRCS) \
-	tests/tsan_runner.c tests/kvm_probe.c $(wildcard tests/nested/*.c)
+	tests/tsan_runner.c tests/kvm_probe.c $(wildcard tests/nested/*.c) \
+	$(FUZZ_TARGETS:%=tests/fuzz/%.c)
 
 lint: lint-format lint-shape lint-gcc lint-clang lint-tidy check-includes check-lists
 
