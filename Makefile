@@ -2,7 +2,7 @@
 #
 # Cowslip. `make help` lists the targets.
 #
-# BUILD=release|test|debug|asan|tsan|clang|fuzz picks flags and compiler; each build has its own tree,
+# BUILD=release|test|debug|asan|tsan|clang|fuzz picks flags and compiler; each has its own tree,
 # build/<BUILD>/. Sources are listed by name (`make check-lists` compares with the disk); tests are
 # taken as found. Nothing here runs a compiler before `deps` has made sure there is one.
 

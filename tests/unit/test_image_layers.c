@@ -207,6 +207,84 @@ Test(image_layers, sixty_four_deep)
 	st.bytes = now;
 }
 
+/* ---- a guest larger than the host ---- */
+
+#define FAR_PAGES 6u
+
+/* Pages at both ends of RAM and in between, each with its address and a generation in it. */
+static void far_page(uint64_t gpa, uint64_t generation, uint64_t page[MM_PAGE_SIZE / 8])
+{
+	memset(page, 0, PAGE);
+	page[0] = gpa + 1;
+	page[511] = generation;
+}
+
+static void far_check(const char *path, uint64_t ram, const uint64_t *gpa, uint64_t changed)
+{
+	struct snapshot_info info;
+	struct image *image = st_open(path, &info);
+	struct space_config config = {.pool = st.pool, .image = image, .faults = FAULTS_KERNEL};
+	uint64_t page[MM_PAGE_SIZE / 8], want[MM_PAGE_SIZE / 8];
+	struct space *space;
+
+	cr_assert_eq(info.ram_bytes, ram);
+	cr_assert_leq(info.disk_bytes, 128 * 1024);
+	cr_assert_eq(snapshot_verify(path, ISA, &st.error), 0, "%s", st.error.text);
+	cr_assert_eq(space_create(&config, &space), 0);
+	for (size_t i = 0; i < FAR_PAGES; i++) {
+		far_page(gpa[i], gpa[i] == changed ? 2 : 1, want);
+		cr_assert_eq(space_read(space, (gpa_t){gpa[i]}, page, PAGE), 0);
+		cr_assert_arr_eq(page, want, PAGE, "%#" PRIx64, gpa[i]);
+		/* And what lies beside it is zero. */
+		cr_assert_eq(space_read(space, (gpa_t){gpa[i] ^ PAGE}, page, PAGE), 0);
+		cr_assert_eq(page[0], 0);
+	}
+	space_destroy(space);
+	image_put(image);
+}
+
+Test(image_layers, guest_larger_than_host_memory)
+{
+	uint64_t host = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+	uint64_t ram = align_up(2 * host, BLOCK), page[MM_PAGE_SIZE / 8];
+	const uint64_t gpa[FAR_PAGES] = {0,       ram / 4, ram / 2 - 7 * BLOCK,
+	                                 ram / 2, host,    ram - PAGE};
+	struct ram_region region = {{{0}, ram}, PAGE_SIZE_AUTO};
+	struct space_config config = {.pool = st.pool, .faults = FAULTS_KERNEL};
+	struct image_parts parts = {.ram = &region, .ram_count = 1, .extent_count = FAR_PAGES};
+	struct snapshot_request r = {.isa = ISA, .cpus = 1, .path = st_path("b.cow")};
+	struct snapshot_base *base;
+	struct image *image;
+	struct space *space;
+
+	for (size_t i = 0; i < FAR_PAGES; i++) {
+		far_page(gpa[i], 1, page);
+		memcpy(st_add_pages(gpa[i], 1), page, PAGE);
+	}
+	parts.extents = st.extents;
+	cr_assert_eq(image_create(&parts, &image), 0);
+	for (size_t i = 0; i < FAR_PAGES; i++)
+		pool_unref(st.pool, st.extents[i].frame);
+	st_save(image, st_path("a.cow"));
+	image_put(image);
+	far_check(st_path("a.cow"), ram, gpa, UINT64_MAX);
+
+	cr_assert_eq(snapshot_open_base(st_path("a.cow"), ISA, &config.image, &base, NULL, NULL),
+	             0);
+	cr_assert_eq(space_create(&config, &space), 0);
+	far_page(gpa[5], 2, page);
+	cr_assert_eq(space_write(space, (gpa_t){gpa[5]}, page, PAGE), 0);
+	cr_assert_eq(space_publish(space, NULL, 0, &image), 0);
+	r.image = image;
+	r.base = base;
+	cr_assert_eq(snapshot_write(&r, &st.error), 0, "%s", st.error.text);
+	far_check(st_path("b.cow"), ram, gpa, gpa[5]);
+	image_put(image);
+	image_put(config.image);
+	snapshot_base_free(base);
+	space_destroy(space);
+}
+
 /* ---- where the files are ---- */
 
 static void move(const char *from, const char *to)
