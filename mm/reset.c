@@ -11,7 +11,9 @@
  *     EMPTY block      nothing to do
  *
  * What it costs follows from what was changed: private pages are found through page tables, which
- * are there only for what has been touched.
+ * are there only for what has been touched. A guest that is reset again and again writes to the
+ * same pages, which stay private: then they need not even be looked for. A page becomes private by a
+ * fault, of whatever thread, and the kernel counts these for each process.
  *
  * Remapping OWNED blocks may fail and is undone while their frames are still theirs. What follows
  * cannot fail, but where the host refuses to drop a page (locked memory) and the image's file
@@ -19,6 +21,7 @@
  */
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "mm/check.h"
 #include "mm/pagemap.h"
@@ -112,10 +115,16 @@ static int copy_piece(struct space *s, const struct image_piece *p)
 {
 	void *to = window_ptr(s, p->gpa);
 
+	const void *from;
+
 	/* Another process's pool is mapped there, not here: only its file can be read. */
-	if (p->store->pool != s->pool)
+	if (p->store->pool == s->pool)
+		from = pool_frame_ptr(s->pool, p->frame);
+	else
+		from = store_map(p->store, p->frame, p->pages);
+	if (!from)
 		return store_read(p->store, p->frame, p->pages, to);
-	memcpy(to, pool_frame_ptr(s->pool, p->frame), (size_t)p->pages << MM_PAGE_SHIFT);
+	memcpy(to, from, (size_t)p->pages << MM_PAGE_SHIFT);
 	return 0;
 }
 
@@ -269,6 +278,59 @@ static int uncut_all(struct space *s)
 	return first;
 }
 
+/* ---- finding them, or not having to ---- */
+
+/* Faults that threads of this process have taken so far, on their own or in the kernel. */
+static uint64_t process_faults(void)
+{
+	struct rusage usage;
+
+	CHECK(getrusage(RUSAGE_SELF, &usage) == 0);
+	return (uint64_t)usage.ru_minflt + (uint64_t)usage.ru_majflt;
+}
+
+/* May what a reset leaves be remembered, and be all there is the next time? */
+static bool memorable(const struct space *s)
+{
+	return s->own_faults && s->image && !s->faults->lazy && s->owned_frames == 0 &&
+	       s->cut.count == 0 && s->guard.count == 0;
+}
+
+/* Is private what the last reset left so, and nothing else? */
+static bool nothing_new(const struct space *s)
+{
+	return s->kept.image && s->kept.image == s->image && memorable(s) &&
+	       s->kept.windows == atomic_load_explicit(&s->windows, memory_order_relaxed) &&
+	       s->kept.faults == process_faults();
+}
+
+/* Private pages, a list of the caller's. Return: as space_private_runs(). */
+static int find_private(struct space *s, struct page_runs *out)
+{
+	bool known = nothing_new(s);
+
+	s->kept.image = NULL;
+	if (known) {
+		*out = s->kept.runs;
+		s->kept.runs = (struct page_runs){0};
+		return 0;
+	}
+	page_runs_fini(&s->kept.runs);
+	return space_private_runs(s, out);
+}
+
+/* After a reset: what stayed private, if it did. The list becomes the space's. */
+static void remember(struct space *s, struct page_runs *private)
+{
+	if (!memorable(s) || page_runs_pages(private) > KEEP_PAGES)
+		return;
+	s->kept.runs = *private;
+	*private = (struct page_runs){0};
+	s->kept.image = s->image;
+	s->kept.windows = atomic_load_explicit(&s->windows, memory_order_relaxed);
+	s->kept.faults = process_faults();
+}
+
 /* What cannot be undone. Return: as space_reset() says. */
 static int commit(struct space *s, const struct page_runs *private)
 {
@@ -291,13 +353,15 @@ int space_reset(struct space *s)
 	if (s->linear)
 		return -ENOTSUP;
 	lock_take(&s->lock);
-	r = s->holds ? -EBUSY : space_private_runs(s, &private);
+	r = s->holds ? -EBUSY : find_private(s, &private);
 	if (r == 0)
 		r = reserve_cuts(s);
 	if (r == 0 && !keeps_frames(s))
 		r = uncover_owned(s);
 	if (r == 0)
 		r = commit(s, &private);
+	if (r == 0)
+		remember(s, &private);
 	lock_drop(&s->lock);
 	page_runs_fini(&private);
 	return r;

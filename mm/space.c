@@ -320,6 +320,7 @@ int space_create(const struct space_config *c, struct space **out)
 	s->nomem = c->nomem;
 	s->ctx = c->ctx;
 	s->linear = c->memory != NULL;
+	s->own_faults = c->own_faults;
 	s->pool = pool_get(c->pool);
 	s->image = c->image ? image_get(c->image) : NULL;
 	lock_init(&s->lock, LOCK_SPACE);
@@ -362,6 +363,7 @@ void space_destroy(struct space *s)
 			pool_unref(s->pool, s->blocks[i].frame);
 	if (s->blocks)
 		munmap(s->blocks, blocks_bytes(s));
+	page_runs_fini(&s->kept.runs);
 	gpa_map_fini(&s->cut);
 	gpa_map_fini(&s->guard);
 	image_put(s->image);

@@ -92,6 +92,13 @@ struct space_config {
 	void *memory;
 
 	/*
+	 * Nobody but threads of this process ever takes a fault in the window: no KVM with an
+	 * interrupt controller, which may have a thread of the kernel's do it. Then a reset after
+	 * which nothing of this process has faulted at all need not look for what was changed.
+	 */
+	bool own_faults;
+
+	/*
 	 * Called without locks, from the thread that found it, when a vCPU's violation ended in
 	 * NOMEM: the vCPU waits until space_resume() or the end of the space. May be NULL.
 	 */

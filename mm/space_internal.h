@@ -71,6 +71,7 @@ struct space {
 	uint64_t size;   /* bytes of window, 2 MiB aligned */
 	uint8_t *window; /* `first` is here */
 	bool linear;     /* the window is the embedder's */
+	bool own_faults; /* as configured */
 	size_t block_count;
 	const struct fault_ops *faults;
 	const char *faults_why;
@@ -87,6 +88,13 @@ struct space {
 	struct policy_history history;
 	int64_t place; /* frame at which `first` would lie in the pool, so that runs stay runs */
 	unsigned holds;
+
+	/* What the last reset left private, and how things stood then; image NULL: not known. */
+	struct {
+		struct page_runs runs;
+		const struct image *image;
+		uint64_t windows, faults;
+	} kept;
 
 	/* Owned by the fault path. */
 	struct fault_state fault;

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "mm/check.h"
@@ -43,6 +44,8 @@ void store_put(struct store *s)
 		pool_destroy(s->pool);
 		return;
 	}
+	if (atomic_load(&s->map))
+		munmap(atomic_load(&s->map), s->size);
 	close(s->fd);
 	free(s);
 }
@@ -86,6 +89,26 @@ int store_read(const struct store *s, frame_t f, uint64_t count, void *to)
 		left -= (uint64_t)n;
 	}
 	return 0;
+}
+
+const void *store_map(struct store *s, frame_t f, uint64_t count)
+{
+	uint64_t end = ((uint64_t)f.n + count) << MM_PAGE_SHIFT;
+	void *map = atomic_load(&s->map), *before = NULL;
+
+	if (s->pool || end > s->size)
+		return NULL;
+	if (!map) {
+		map = mmap(NULL, s->size, PROT_READ, MAP_SHARED | MAP_NORESERVE, s->fd, 0);
+		if (map == MAP_FAILED)
+			return NULL;
+		/* Two threads at once: one map is enough. */
+		if (!atomic_compare_exchange_strong(&s->map, &before, map)) {
+			munmap(map, s->size);
+			map = before;
+		}
+	}
+	return (const uint8_t *)map + ((uint64_t)f.n << MM_PAGE_SHIFT);
 }
 
 /* Bytes of the next data in [*from, end); *from is moved to its start. 0: none. */

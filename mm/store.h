@@ -6,7 +6,7 @@
  * count. A pool store also counts references on its blocks; the frames of a file store
  * live as long as the store does.
  *
- * Concurrency: the count is atomic; the other fields never change after creation.
+ * Concurrency: count and map are atomic; the other fields never change after creation.
  */
 #ifndef COWSLIP_MM_STORE_H
 #define COWSLIP_MM_STORE_H
@@ -20,9 +20,10 @@ struct pool;
 
 struct store {
 	_Atomic uint32_t refs;
-	int fd;            /* owned; closed with the last reference */
-	uint64_t size;     /* bytes that may be mapped */
-	struct pool *pool; /* NULL: a read-only file */
+	int fd;              /* owned; closed with the last reference */
+	uint64_t size;       /* bytes that may be mapped */
+	struct pool *pool;   /* NULL: a read-only file */
+	_Atomic(void *) map; /* all of a file; NULL: not mapped */
 };
 
 /*
@@ -53,6 +54,14 @@ void store_frame_put(struct store *s, frame_t f);
  * Return: 0; -errno of pread.
  */
 int store_read(const struct store *s, frame_t f, uint64_t count, void *to);
+
+/*
+ * The bytes of `count` frames from `f` on, where the file is mapped to be read: all of it, with the
+ * first call, for as long as the store lives. Of a file store. Like a read through a window, it ends
+ * in SIGBUS when the file has lost its end.
+ * Return: NULL when they are not all inside the file or it cannot be mapped; for a pool.
+ */
+const void *store_map(struct store *s, frame_t f, uint64_t count);
 
 /*
  * Frames of [f, f + count) that hold data; the rest are holes. 0 when the kernel won't say. Takes

@@ -141,6 +141,7 @@ static int make_space(struct vm *vm, const struct vm_config *c, struct vm_error 
 		.faults = c->faults,
 		.populate = c->populate && !c->image,
 		.limit_frames = c->limit_bytes >> MM_PAGE_SHIFT,
+		.own_faults = !vm->irqchip,
 		.nomem = on_nomem,
 		.ctx = vm,
 		.memory = c->memory,
