@@ -3,7 +3,8 @@
  * vmm/snapshot_block.c - an image's memory into a snapshot file, one 2 MiB block after the other.
  *
  * Find the block's non-zero pages, hash them, write them to the block's slot in as few calls as
- * their runs allow. Pages that lie in a file of the request's base are named by pieces instead.
+ * their runs allow. Pages that lie in a file of the request's base are named by pieces instead,
+ * unless that would leave the block in scraps.
  *
  * Invariant: stores are read through their descriptor, pool and file alike: read(2) gives zeros for
  * a hole, where a mapping would allocate the page and leave page tables behind.
@@ -23,6 +24,9 @@
 
 /* Between looks for the next data: small, so that little of a sparse block is read for nothing. */
 #define READ_CHUNK (UINT64_C(256) << 10)
+
+/* Pieces of other files in one block, beyond which the block is stored whole. */
+#define LAYER_PIECES_MOST 16u
 
 static bool is_zero(const uint8_t *page)
 {
@@ -99,21 +103,14 @@ static void note_layer(struct writer *w, const struct extent *e, uint32_t layer)
 	((struct snap_layer *)w->layers)[layer - 1].pages += e->pages;
 }
 
-static int collect(struct writer *w, const struct extent *e)
+/* Read the pages of `e` that are not holes into the buffer. */
+static int read_extent(struct writer *w, const struct extent *e)
 {
-	uint32_t layer = writer_layer(w, e->store);
-
 	uint64_t start = (uint64_t)e->frame.n << MM_PAGE_SHIFT;
 	uint64_t end = start + ((uint64_t)e->pages << MM_PAGE_SHIFT);
 	uint64_t at = start;
 	int ret = 0;
 
-	if (!e->store->pool)
-		ret = check_store_file(w, e);
-	if (!ret && layer != OWN_LAYER) {
-		note_layer(w, e, layer);
-		return 0;
-	}
 	while (!ret && at < end) {
 		uint64_t size;
 
@@ -127,6 +124,17 @@ static int collect(struct writer *w, const struct extent *e)
 		at += size;
 	}
 	return ret;
+}
+
+static int collect(struct writer *w, const struct extent *e)
+{
+	uint32_t layer = writer_layer(w, e->store);
+	int ret = e->store->pool ? 0 : check_store_file(w, e);
+
+	if (ret || layer == OWN_LAYER)
+		return ret ? ret : read_extent(w, e);
+	note_layer(w, e, layer);
+	return 0;
 }
 
 /* ---- a block into its slot ---- */
@@ -182,6 +190,40 @@ static size_t block_pages(const struct writer *w)
 }
 
 /* ---- pieces ---- */
+
+/* Of the block at hand, those that lie in other files. */
+static unsigned count_pieces(const struct writer *w)
+{
+	unsigned n = 0;
+
+	for (size_t i = 0; i < MM_BLOCK_PAGES; i++)
+		n += w->owner[i] != OWN_LAYER &&
+		     (i == 0 || w->owner[i - 1] != w->owner[i] ||
+		      w->elsewhere[i - 1] + MM_PAGE_SIZE != w->elsewhere[i]);
+	return n;
+}
+
+/*
+ * A block that a long line of images has left in scraps is stored whole: each piece is a mapping in
+ * every clone, and their number would grow with the line. Extents [first, end) are the block's.
+ */
+static int own_scraps(struct writer *w, const struct extent *first, const struct extent *end)
+{
+	int ret = 0;
+
+	if (!w->pieces || count_pieces(w) <= LAYER_PIECES_MOST)
+		return 0;
+	for (const struct extent *e = first; !ret && e < end; e++) {
+		size_t at = (e->gpa.v - w->block) >> MM_PAGE_SHIFT;
+
+		if (w->owner[at] == OWN_LAYER)
+			continue;
+		((struct snap_layer *)w->layers)[w->owner[at] - 1].pages -= e->pages;
+		ret = read_extent(w, e);
+	}
+	memset(w->owner, 0, sizeof(w->owner));
+	return ret;
+}
 
 static void add_piece(struct writer *w, size_t first, size_t end, uint64_t offset)
 {
@@ -265,14 +307,18 @@ int writer_put_memory(struct writer *w)
 {
 	size_t count;
 	const struct extent *e = image_extents(w->image, &count);
+	size_t first;
 	int ret = 0;
 
 	for (size_t i = 0; !ret && i < count;) {
 		w->block = align_down(e[i].gpa.v, MM_BLOCK_SIZE);
 		memset(w->data, 0, sizeof(w->data));
 		memset(w->owner, 0, sizeof(w->owner));
+		first = i;
 		for (; !ret && i < count && e[i].gpa.v - w->block < MM_BLOCK_SIZE; i++)
 			ret = collect(w, &e[i]);
+		if (!ret)
+			ret = own_scraps(w, &e[first], &e[i]);
 		if (!ret)
 			ret = emit_block(w);
 	}
