@@ -477,6 +477,8 @@ static void measure(struct engine *e)
 {
 	struct engine_summary *s = e->summary;
 
+	if (e->config->hold && !e->config->quick)
+		hostmem_read(&s->held);
 	for (size_t i = 0; i < e->worker_count; i++) {
 		const struct worker *w = &e->workers[i];
 		struct procmem mem;
@@ -485,6 +487,7 @@ static void measure(struct engine *e)
 			continue;
 		s->pss_bytes += mem.pss_bytes;
 		s->private_bytes += mem.private_bytes;
+		s->anonymous_bytes += mem.anonymous_bytes;
 		s->page_table_bytes += mem.page_table_bytes;
 	}
 }
@@ -592,6 +595,8 @@ int engine_run(const struct engine_config *given, struct engine_summary *out, st
 	}
 	e->config = &c;
 	e->summary = out;
+	if (!c.quick)
+		hostmem_read(&out->before);
 	e->next = 1;
 	e->unfinished = c.count;
 	r = run(e);

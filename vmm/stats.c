@@ -57,6 +57,22 @@ static int add_span(struct series *s, uint64_t from, uint64_t to)
 	return from && to >= from ? series_add(s, to - from) : 0;
 }
 
+static int add_bytes(struct stats_clone *s, const struct clone_result *r)
+{
+	const uint64_t bytes[BYTES_KINDS] = {
+		[BYTES_SHARED] = r->space.shared_frames << MM_PAGE_SHIFT,
+		[BYTES_PRIVATE] = r->space.private_frames << MM_PAGE_SHIFT,
+		[BYTES_OWNED] = r->space.owned_committed << MM_PAGE_SHIFT,
+		[BYTES_TABLES] = r->table_bytes,
+		[BYTES_UNIQUE] = clone_unique_bytes(r),
+	};
+	int err = series_add(&s->numbers, r->number);
+
+	for (unsigned i = 0; !err && i < BYTES_KINDS; i++)
+		err = series_add(&s->bytes[i], bytes[i]);
+	return err;
+}
+
 int stats_clone_add(struct stats_clone *s, const struct clone_result *r)
 {
 	const struct vm_times *t = &r->times;
@@ -68,6 +84,9 @@ int stats_clone_add(struct stats_clone *s, const struct clone_result *r)
 	}
 	space_add(&s->sum, &r->space);
 	s->exits += r->exits;
+	err = add_bytes(s, r);
+	if (err)
+		return err;
 	err = add_span(&s->create, t->asked, t->created);
 	if (!err)
 		err = add_span(&s->first_output, t->asked, t->first_output);
@@ -76,8 +95,35 @@ int stats_clone_add(struct stats_clone *s, const struct clone_result *r)
 	return err;
 }
 
+static json_t *number(uint64_t v)
+{
+	return json_integer((json_int_t)v);
+}
+
+static json_t *each_json(const struct stats_clone *s)
+{
+	json_t *all = json_array();
+
+	for (size_t n = 0; all && n < s->bytes[BYTES_KINDS - 1].count; n++) {
+		json_t *one = json_array();
+		int err = json_array_append_new(one, number(s->numbers.v[n]));
+
+		for (unsigned i = 0; !err && i < BYTES_KINDS; i++)
+			err = json_array_append_new(one, number(s->bytes[i].v[n]));
+		if (err || json_array_append(all, one)) {
+			json_decref(all);
+			all = NULL;
+		}
+		json_decref(one);
+	}
+	return all;
+}
+
 void stats_clone_finish(struct stats_clone *s)
 {
+	s->each = each_json(s);
+	for (unsigned i = 0; i < BYTES_KINDS; i++)
+		series_sort(&s->bytes[i]);
 	series_sort(&s->create);
 	series_sort(&s->first_output);
 	series_sort(&s->run);
@@ -85,6 +131,10 @@ void stats_clone_finish(struct stats_clone *s)
 
 void stats_clone_fini(struct stats_clone *s)
 {
+	for (unsigned i = 0; i < BYTES_KINDS; i++)
+		series_fini(&s->bytes[i]);
+	series_fini(&s->numbers);
+	json_decref(s->each);
 	series_fini(&s->create);
 	series_fini(&s->first_output);
 	series_fini(&s->run);
@@ -101,11 +151,6 @@ static json_t *us(uint64_t ns)
 static json_t *us_or_null(uint64_t ns)
 {
 	return ns ? us(ns) : json_null();
-}
-
-static json_t *number(uint64_t v)
-{
-	return json_integer((json_int_t)v);
 }
 
 static json_t *text_or_null(const char *text)
@@ -214,9 +259,59 @@ static json_t *counts_json(const struct stats_clone *s)
 
 static json_t *memory_json(const struct engine_summary *e)
 {
-	return json_pack("{s:o, s:o, s:o, s:o}", "pss_bytes", number(e->pss_bytes), "private_bytes",
-	                 number(e->private_bytes), "page_table_bytes", number(e->page_table_bytes),
-	                 "alive", number(e->alive));
+	return json_pack("{s:o, s:o, s:o, s:o, s:o}", "pss_bytes", number(e->pss_bytes),
+	                 "private_bytes", number(e->private_bytes), "anonymous_bytes",
+	                 number(e->anonymous_bytes), "page_table_bytes",
+	                 number(e->page_table_bytes), "alive", number(e->alive));
+}
+
+static const char *const bytes_names[BYTES_KINDS] = {"shared", "private", "owned", "tables",
+                                                     "unique"};
+
+static uint64_t total(const struct series *s)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < s->count; i++)
+		sum += s->v[i];
+	return sum;
+}
+
+static json_t *clone_bytes_json(const struct stats_clone *s)
+{
+	json_t *o = json_object();
+
+	for (unsigned i = 0; o && i < BYTES_KINDS; i++) {
+		const struct series *b = &s->bytes[i];
+		json_t *one = json_pack("{s:o, s:o, s:o, s:o}", "p50", number(series_rank(b, 50)),
+		                        "p99", number(series_rank(b, 99)), "max",
+		                        number(series_rank(b, 100)), "total", number(total(b)));
+
+		if (json_object_set_new(o, bytes_names[i], one)) {
+			json_decref(o);
+			return NULL;
+		}
+	}
+	return o;
+}
+
+/* More in use than before; it may be less. */
+static json_t *grown(uint64_t before, uint64_t held)
+{
+	return before || held ? json_integer((json_int_t)(held - before)) : json_null();
+}
+
+static json_t *host_memory_json(const struct engine_summary *e)
+{
+	const struct hostmem *b = &e->before, *h = &e->held;
+
+	if (!h->available_bytes)
+		return json_pack("{s:n, s:n, s:n}", "available_bytes", "kvm_tables_bytes",
+		                 "kernel_bytes");
+	return json_pack("{s:o, s:o, s:o}", "available_bytes",
+	                 grown(h->available_bytes, b->available_bytes), "kvm_tables_bytes",
+	                 grown(b->kvm_tables_bytes, h->kvm_tables_bytes), "kernel_bytes",
+	                 grown(b->kernel_bytes, h->kernel_bytes));
 }
 
 static json_t *workers_json(const struct stats_clone *s)
@@ -245,19 +340,33 @@ static json_t *clone_pool_json(const struct engine_summary *e)
 	                 number(e->pool_limit_frames));
 }
 
+/* What the clones have cost in memory. */
+static json_t *bytes_json(const struct stats_clone *s)
+{
+	return json_pack("{s:o, s:O, s:o, s:o}", "clone_bytes", clone_bytes_json(s), "each",
+	                 s->each, "memory", memory_json(&s->engine), "host_memory",
+	                 host_memory_json(&s->engine));
+}
+
 json_t *stats_clone_json(const struct stats_clone *s)
 {
-	return json_pack(
-		"{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:o, s:o, s:o, s:o, "
-		"s:{s:o}}",
+	json_t *bytes = bytes_json(s);
+	json_t *o = json_pack(
+		"{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:o, s:o, s:o, s:{s:o}}",
 		"command", "clone", "fault_path", text_or_null(s->sum.fault_path), "fault_path_why",
 		text_or_null(s->sum.fault_why), "violations", number(s->sum.violations), "events",
 		number(s->sum.events), "nomem", number(s->sum.nomem), "clones", counts_json(s),
 		"frames", frames_json(&s->sum), "pool", clone_pool_json(&s->engine), "time_us",
-		clone_times_json(s), "clones_per_sec", clones_per_sec(s), "memory",
-		memory_json(&s->engine), "workers", workers_json(s), "shells",
-		shells_json(&s->engine), "image", image_json(&s->image), "exits", "total",
-		number(s->exits));
+		clone_times_json(s), "clones_per_sec", clones_per_sec(s), "workers",
+		workers_json(s), "shells", shells_json(&s->engine), "image", image_json(&s->image),
+		"exits", "total", number(s->exits));
+
+	if (!o || !bytes || json_object_update(o, bytes)) {
+		json_decref(o);
+		o = NULL;
+	}
+	json_decref(bytes);
+	return o;
 }
 
 /* ---- tables ---- */
@@ -336,6 +445,44 @@ static void put_series(const char *name, const struct series *s, FILE *to)
 		fprintf(to, "%-14s none\n", name);
 }
 
+static double kib(uint64_t bytes)
+{
+	return (double)bytes / 1024;
+}
+
+static void put_clone_bytes(const struct stats_clone *s, FILE *to)
+{
+	const struct series *b = s->bytes;
+
+	if (b[BYTES_UNIQUE].count == 0)
+		return;
+	fprintf(to, "bytes a clone  unique %.0f KiB: private %.0f, owned %.0f, page tables %.0f",
+	        kib(series_rank(&b[BYTES_UNIQUE], 50)), kib(series_rank(&b[BYTES_PRIVATE], 50)),
+	        kib(series_rank(&b[BYTES_OWNED], 50)), kib(series_rank(&b[BYTES_TABLES], 50)));
+	fprintf(to, "; shared %.0f (medians); unique in all %.1f MiB, at most %.0f KiB\n",
+	        kib(series_rank(&b[BYTES_SHARED], 50)), (double)total(&b[BYTES_UNIQUE]) / MIB,
+	        kib(series_rank(&b[BYTES_UNIQUE], 100)));
+}
+
+static void put_grown(const char *what, uint64_t before, uint64_t held, FILE *to)
+{
+	if (before || held)
+		fprintf(to, "%s %.1f MiB", what, (double)(int64_t)(held - before) / MIB);
+}
+
+static void put_host_memory(const struct engine_summary *e, FILE *to)
+{
+	const struct hostmem *b = &e->before, *h = &e->held;
+
+	if (!e->alive || !h->available_bytes)
+		return;
+	fprintf(to, "host memory    with all of them alive");
+	put_grown(": less available", h->available_bytes, b->available_bytes, to);
+	put_grown(", KVM's tables", b->kvm_tables_bytes, h->kvm_tables_bytes, to);
+	put_grown(", kernel memory of this cgroup", b->kernel_bytes, h->kernel_bytes, to);
+	fprintf(to, "\n");
+}
+
 static void put_memory(const struct engine_summary *e, FILE *to)
 {
 	if (e->alive)
@@ -363,7 +510,9 @@ void stats_clone_text(const struct stats_clone *s, FILE *to)
 	put_series("first output", &s->first_output, to);
 	put_series("run", &s->run, to);
 	put_frames(&s->sum, to);
+	put_clone_bytes(s, to);
 	put_memory(&s->engine, to);
+	put_host_memory(&s->engine, to);
 	put_violations(&s->sum, to);
 	put_path(&s->sum, to);
 }

@@ -35,8 +35,19 @@
  *                    by nearest rank; wall: from the first worker's start to the last clone's
  *                    end; total
  *     clones_per_sec count / wall
- *     memory         pss_bytes, private_bytes, page_table_bytes of all workers, and alive: how
- *                    many clones were alive when they were taken. Zero without --hold
+ *     clone_bytes    of single clones when they ended: shared, private, owned, tables (page tables
+ *                    of its worker), unique (private + owned + tables: what would go with it), each
+ *                    {"p50", "p99", "max", "total"}. With --no-reuse or --hold a clone's are its own;
+ *                    else those of the machine it ran in, which the clones before it had, too
+ *     each           an array of [number, shared, private, owned, tables, unique], in bytes, in the
+ *                    order in which they ended
+ *     memory         pss_bytes, private_bytes, anonymous_bytes, page_table_bytes of all workers, and
+ *                    alive: how many clones were alive when they were taken. Zero without --hold.
+ *                    anonymous_bytes are the clones' private bytes and the workers' own
+ *     host_memory    by how much more the host had in use with all clones alive than before:
+ *                    available_bytes (what was available less), kvm_tables_bytes (KVM's page tables,
+ *                    all VMs of the host), kernel_bytes (this cgroup's kernel memory). Whatever
+ *                    else ran on the host is in it. null: the kernel does not say; without --hold
  *     workers        started, lost, per_process, jobs
  *     shells         virtual machines that workers made, how many clones got one that had been
  *                    another's (reused), how many machines were not fit for it (refused); of
@@ -82,11 +93,24 @@ void stats_run_add(struct stats_run *s, const struct vm_times *times,
 json_t *stats_run_json(const struct stats_run *s);
 void stats_run_text(const struct stats_run *s, FILE *to);
 
+/* Memory of one clone, in bytes. */
+enum clone_bytes {
+	BYTES_SHARED,
+	BYTES_PRIVATE,
+	BYTES_OWNED, /* with memory behind them */
+	BYTES_TABLES,
+	BYTES_UNIQUE,
+	BYTES_KINDS,
+};
+
 /* Of `clone`. Zeroed: nothing has run. */
 struct stats_clone {
 	uint64_t ok, failed, lost;
 	struct series create, first_output, run; /* ns; clones to which it happened */
-	struct space_stats sum;                  /* the strings are the first clone's */
+	struct series bytes[BYTES_KINDS]; /* of clones in the order of `numbers` until sorted */
+	struct series numbers;
+	json_t *each;           /* made by stats_clone_finish(); NULL: no memory */
+	struct space_stats sum; /* the strings are the first clone's */
 	uint64_t exits;
 	struct engine_summary engine;
 	struct snapshot_info image;

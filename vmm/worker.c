@@ -33,6 +33,7 @@ struct worker_state {
 	struct shells *shells;
 	uint64_t number; /* of the clone that runs */
 	bool reused;     /* it has one that was another's */
+	uint64_t tables; /* bytes of page tables that are not the next VM's to answer for */
 	uint64_t next_child, child_step;
 	struct family *family; /* that runs; NULL: none */
 	pthread_mutex_t message_lock;
@@ -122,7 +123,18 @@ static enum clone_end end_of(enum vm_event e)
 	return CLONE_FAILED;
 }
 
-static void describe(const struct worker_state *w, struct vm *vm, const struct vm_report *report,
+/* What the VM has, now that it has ended. Of VMs that are held each adds its own to the tables. */
+static void measure(struct worker_state *w, struct vm *vm, struct clone_result *out)
+{
+	uint64_t tables = procmem_tables();
+
+	(void)space_stats(vm_space(vm), &out->space);
+	out->table_bytes = tables > w->tables ? tables - w->tables : 0;
+	if (w->config->hold)
+		w->tables = tables;
+}
+
+static void describe(struct worker_state *w, struct vm *vm, const struct vm_report *report,
                      struct clone_result *out)
 {
 	struct vm_exits exits;
@@ -143,7 +155,7 @@ static void describe(const struct worker_state *w, struct vm *vm, const struct v
 		snprintf(out->text, sizeof(out->text), "%s", w->ready_why.text);
 	}
 	if (!w->config->quick)
-		(void)space_stats(vm_space(vm), &out->space);
+		measure(w, vm, out);
 }
 
 static bool on_ready(void *ctx, struct vm *vm)
@@ -338,6 +350,8 @@ int worker_main(const struct engine_config *c, int sock, uint64_t first_child, u
 	if (pool_create(pool_bytes(c), &w.pool))
 		return 1;
 	pthread_mutex_init(&w.message_lock, NULL);
+	if (!c->quick)
+		w.tables = procmem_tables();
 	if (shells_create(c->no_reuse ? 0 : c->per_process, &w.shells)) {
 		pool_put(w.pool);
 		return 1;

@@ -313,6 +313,61 @@ TEST_BOTH_PATHS(engine, hold_and_share)
 	fleet_free(f);
 }
 
+/* Kernel memory is given back some time after its owner is gone, and not only ours is counted. */
+static void expect_given_back(const struct hostmem *before, const struct hostmem *held)
+{
+	uint64_t most = before->kernel_bytes + (held->kernel_bytes - before->kernel_bytes) / 2;
+	struct hostmem now;
+
+	for (unsigned i = 0; i < 200; i++) {
+		hostmem_read(&now);
+		if (now.kernel_bytes <= most)
+			return;
+		usleep(100000);
+	}
+	cr_assert_fail("kernel memory: %lu KiB before, %lu with all alive, %lu now",
+	               before->kernel_bytes >> 10, held->kernel_bytes >> 10,
+	               now.kernel_bytes >> 10);
+}
+
+/* What clones say they have alone is what the kernel says their workers have, and no more. */
+Test(engine, memory_adds_up)
+{
+	const unsigned count = pace_rounds(1000, 50);
+	struct fleet *f = fleet_make(guest_image("counter", NULL, 64 * MIB, VM_READY), count, 2);
+	const struct engine_summary *s = &f->summary;
+	uint64_t private = 0, tables = 0;
+
+	f->config.hold = true;
+	fleet_run(f);
+	expect_all(f, CLONE_EXITED);
+	for (unsigned i = 1; i <= count; i++) {
+		const struct clone_result *r = &f->last[i];
+		uint64_t bytes = r->space.private_frames << MM_PAGE_SHIFT;
+
+		cr_assert_eq(r->space.owned_committed, 0);
+		cr_assert(bytes >= 8 * MM_PAGE_SIZE && bytes <= 256 << 10, "%lu", bytes);
+		cr_assert_eq(clone_unique_bytes(r), bytes + r->table_bytes);
+		cr_assert_leq(clone_unique_bytes(r), 192 << 10, "clone %u: %lu", i,
+		              clone_unique_bytes(r));
+		private += bytes;
+		tables += r->table_bytes;
+	}
+	cr_assert_eq(s->alive, count);
+	cr_assert_leq(private, s->private_bytes);
+	cr_assert_leq(private, s->anonymous_bytes);
+	cr_assert_leq(tables, s->page_table_bytes);
+#ifndef __SANITIZE_ADDRESS__
+	/* A worker's own heap, stack and tables. */
+	cr_assert_lt(s->private_bytes - private, s->workers * MIB);
+	cr_assert_lt(s->page_table_bytes - tables, s->workers * MIB / 2);
+#endif
+	cr_assert_gt(s->held.available_bytes, 0);
+	if (s->held.kernel_bytes > s->before.kernel_bytes + count * (UINT64_C(64) << 10))
+		expect_given_back(&s->before, &s->held);
+	fleet_free(f);
+}
+
 /* Few and many, more jobs than clones, one VM in each process. */
 Test(engine, counts)
 {
