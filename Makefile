@@ -174,6 +174,7 @@ help:
 	@echo 'make test-nested-all the same on all kernels and MMUs, and the unit suite too'
 	@echo 'make nested-soak     test-nested 20 times in a row (TIMES=N)'
 	@echo 'make nested-icount   instructions per violation, by fault path and frame size'
+	@echo 'make breakdown       where the time of a clone goes, by system call'
 	@echo 'make soak-reset      100,000 inputs through one machine that is reset (RESETS=N)'
 	@echo 'make nested-run      one command there: CMD="cowslip run guest/hello.elf"'
 	@echo 'make lint            format, clang-tidy, gcc and clang warnings, includes: as errors'
@@ -211,6 +212,15 @@ torture-save: deps
 	+@$(MAKE) --no-print-directory BUILD=test kvm-tests
 	TORTURE_TIMES=$(or $(TIMES),500) COWSLIP=build/cowslip COWSLIP_GUESTS=build/guest \
 		build/test/tests/kvm --filter='cli_image/killed_*' --verbose
+
+# System calls of a worker, of clones with a machine each and of clones in one.
+.PHONY: breakdown
+breakdown: all build/calls.so
+	@tests/breakdown.sh build/cowslip build/guest build/calls.so
+
+build/calls.so: tests/calls.c Makefile | deps
+	$(call say,LD,$@)
+	$(Q)gcc $(CPPFLAGS) -std=gnu11 $(OPT_release) $(WARN) -fPIC -shared -o $@ $< -ldl
 
 # RESETS: how many inputs.
 soak-reset: deps
@@ -312,8 +322,7 @@ $(B)/static/cowslip $(B)/static/kvm $(B)/static/unit:
 C_DIRS := mm arch arch/* vmm guest guest/* bench tests tests/*
 C_FILES := $(sort $(wildcard $(C_DIRS:%=%/*.[ch])))
 TIDY_FILES := $(filter %.c,$(LISTED)) $(UNIT_SRCS) $(KVM_SRCS) \
-	tests/tsan_runner.c tests/kvm_probe.c $(wildcard tests/nested/*.c) \
-	$(FUZZ_TARGETS:%=tests/fuzz/%.c)
+	tests/calls.c tests/kvm_probe.c tests/tsan_runner.c)
 
 lint: lint-format lint-shape lint-gcc lint-clang lint-tidy check-includes check-lists
 
