@@ -2,8 +2,7 @@
 /*
  * tests/unit/helpers.h - what the memory tests have in common.
  *
- * Everything here fails the running test when it cannot do its work. A world is all that shares one
- * pool: from it every reference count can be recomputed.
+ * Everything here fails the running test when it cannot do its work.
  *
  * Concurrency: guest_store() and guest_load() may be called from any thread, as a vCPU would access
  * memory; the rest belongs to the test's own thread.
@@ -18,19 +17,7 @@
 #include "mm/image.h"
 #include "mm/pool.h"
 #include "mm/space.h"
-
-#define MIB   (UINT64_C(1) << 20)
-#define GIB   (UINT64_C(1) << 30)
-#define PAGE  MM_PAGE_SIZE
-#define BLOCK MM_BLOCK_SIZE
-
-#if defined(__SANITIZE_THREAD__)
-#define SLOWDOWN 20u
-#elif defined(__SANITIZE_ADDRESS__)
-#define SLOWDOWN 4u
-#else
-#define SLOWDOWN 1u
-#endif
+#include "tests/unit/world.h"
 
 /* Skip the running test, with the reason, where userfaultfd cannot be had. */
 void require_path(enum fault_choice faults);
@@ -100,24 +87,7 @@ uint64_t private_frames(struct space *s);
 
 /* --- audits ---------------------------------------------------------------------------------- */
 
-/*
- * All that holds frames of one pool. `images` are those the test holds one reference on each;
- * what spaces hold is found from them. NULL entries are passed over.
- */
-struct world {
-	struct pool *pool;
-	struct space *const *spaces;
-	size_t space_count;
-	struct image *const *images;
-	size_t image_count;
-};
-
-/*
- * The audits of the pool and of every space and image; then recompute from all extents and blocks
- * every block's count, every image's count and the pool's used frames.
- * Return: NULL or what is wrong (static text, details on stderr).
- */
-const char *world_check(const struct world *w);
+/* world_check(), which must find nothing. */
 void expect_sound(const struct world *w);
 
 /* Nothing handed out, nothing retired, no memory behind anything; audits. Drops the pool. */

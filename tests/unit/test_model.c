@@ -1,647 +1,83 @@
 // SPDX-License-Identifier: MIT
 /*
- * tests/unit/test_model.c - random operations against a flat array of bytes.
+ * tests/unit/test_model.c - random operations against a flat array of bytes (tests/unit/model.h).
  *
- * Some spaces and images of one pool, each with a plain copy of what it should hold. After every
- * operation all counts are recomputed and every byte of every space is compared, without touching
- * what nobody has touched: an EMPTY block must equal the image's, an OWNED one is read from the
- * pool's file. Now and then a space is read as a guest would, which touches all of it.
- *
- * The pool is too small for all that is asked of it, so operations also run out of frames: then
- * nothing may have changed. COWSLIP_SEED repeats a run.
+ * Everything is checked after each operation, and now and then a space is read as a guest would,
+ * which touches all of it. COWSLIP_SEED repeats a run. COWSLIP_MODEL_STEPS makes it longer: past
+ * the first 10,000 operations every hundredth is checked.
  */
 #include <criterion/criterion.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "mm/space.h"
-#include "mm/space_internal.h"
-#include "mm/store.h"
 #include "tests/unit/helpers.h"
+#include "tests/unit/model.h"
 
-enum { SPACES = 4, IMAGES = 3, STEPS = 1600 / SLOWDOWN, REGIONS = 2 };
+enum { STEPS = 1600 / SLOWDOWN, CHECK_ALL = 10000, CHECK_EVERY = 100, WALK_EVERY = 32 };
 
-#define POOL_BYTES  (40 * MIB + 7 * PAGE)
-#define LOW_PAGES   (1024 + 3)
-#define HIGH_PAGES  5
-#define HIGH        (8 * MIB)
-#define MODEL_BYTES ((LOW_PAGES + HIGH_PAGES) * PAGE)
-
-struct model {
+struct draw {
 	uint64_t seed;
 	struct rng rng;
-	unsigned step;
-	const char *op;
-	struct pool *pool;
-	struct ram_region ram[REGIONS];
-	struct space *spaces[SPACES];
-	struct image *images[IMAGES];
-	struct image *base[SPACES]; /* what the space should be a clone of */
-	uint8_t *space_bytes[SPACES];
-	uint8_t *base_bytes[SPACES]; /* what that image holds */
-	uint8_t *seen_bytes[SPACES]; /* the same, less what has been discarded */
-	uint8_t *guard[SPACES];      /* enum protection, a byte for each page */
-	uint8_t *image_bytes[IMAGES];
-	unsigned done, refused; /* operations that did something; that ran out of frames */
 };
 
-#define MODEL_ASSERT(m, cond)                                                                      \
-	cr_assert(cond, "COWSLIP_SEED=%" PRIu64 ", step %u, %s: %s", (m)->seed, (m)->step,         \
-	          (m)->op, #cond)
-
-static uint64_t below(struct model *m, uint64_t n)
+static uint64_t draw_below(void *ctx, uint64_t n)
 {
-	return rng_below(&m->rng, n);
+	struct draw *d = ctx;
+
+	return rng_below(&d->rng, n);
 }
 
-static uint8_t *bytes_new(void)
+static void draw_failed(void *ctx, const char *text)
 {
-	uint8_t *b = calloc(1, MODEL_BYTES);
+	const struct draw *d = ctx;
 
-	cr_assert_not_null(b);
-	return b;
+	cr_assert_fail("COWSLIP_SEED=%" PRIu64 ", %s", d->seed, text);
 }
 
-/* Where a guest address lies in the flat array. */
-static size_t flat(uint64_t gpa)
+static uint64_t steps(void)
 {
-	return (size_t)(gpa < HIGH ? gpa : gpa - HIGH + LOW_PAGES * PAGE);
-}
+	const char *text = getenv("COWSLIP_MODEL_STEPS");
 
-/* Of the page that holds `gpa`. */
-static enum protection guard_at(const struct model *m, unsigned i, uint64_t gpa)
-{
-	return (enum protection)m->guard[i][flat(gpa) / PAGE];
-}
-
-/* What the first page of [r) that does not permit `access` makes of it: 0, -EACCES, -EFAULT. */
-static int refusal(const struct model *m, unsigned i, struct gpa_range r, enum access access)
-{
-	for (uint64_t at = align_down(r.start.v, PAGE); at < gpa_range_end(r); at += PAGE) {
-		enum protection p = guard_at(m, i, at);
-
-		if (p == PROTECT_UNMAPPED)
-			return -EFAULT;
-		if ((unsigned)access & ~guard_permits(p))
-			return -EACCES;
-	}
-	return 0;
-}
-
-/* --- comparing ------------------------------------------------------------------------------- */
-
-static bool block_matches(struct model *m, unsigned i, size_t index)
-{
-	static uint8_t buf[BLOCK];
-	struct space *s = m->spaces[i];
-	struct gpa_range r = block_range(s, index);
-	const uint8_t *want = m->space_bytes[i] + flat(r.start.v);
-	const struct block *b = &s->blocks[index];
-
-	if (r.size == 0)
-		return true;
-	switch (space_block_state(s, r.start)) {
-	case BLOCK_EMPTY:
-		return memcmp(want, m->seen_bytes[i] + flat(r.start.v), r.size) == 0;
-	case BLOCK_OWNED:
-		if (store_read(pool_store(m->pool), b->frame, r.size / PAGE, buf))
-			return false;
-		return memcmp(want, buf, r.size) == 0;
-	case BLOCK_SHARED:
-		for (uint64_t at = 0; at < r.size; at += PAGE)
-			if (!refusal(m, i, (struct gpa_range){{r.start.v + at}, PAGE},
-			             ACCESS_READ) &&
-			    memcmp(want + at, window_ptr(s, (gpa_t){r.start.v + at}), PAGE))
-				return false;
-		return true;
-	case BLOCK_LINEAR:
-		break;
-	}
-	return false;
-}
-
-/* A walk covers all RAM once, and each run says where its bytes are. */
-static void walk(struct model *m, unsigned i)
-{
-	static uint8_t buf[BLOCK];
-	struct space *s = m->spaces[i];
-	struct space_mapping map;
-	gpa_t at = {0};
-	uint64_t sum = 0;
-
-	while (space_next(s, &at, &map) == 0) {
-		const uint8_t *want = m->space_bytes[i] + flat(map.range.start.v);
-
-		MODEL_ASSERT(m, map.state == space_block_state(s, map.range.start));
-		MODEL_ASSERT(m, map.protection == guard_at(m, i, map.range.start.v));
-		sum += map.range.size;
-		if (map.is_private && !(guard_permits(map.protection) & ACCESS_READ))
-			continue;
-		if (map.is_private)
-			memcpy(buf, window_ptr(s, map.range.start), map.range.size);
-		else if (!map.store)
-			memset(buf, 0, map.range.size);
-		else
-			MODEL_ASSERT(m, store_read(map.store, map.frame, map.range.size / PAGE,
-			                           buf) == 0);
-		MODEL_ASSERT(m, memcmp(want, buf, map.range.size) == 0);
-	}
-	MODEL_ASSERT(m, sum == MODEL_BYTES);
-}
-
-static bool reads_match(struct model *m, unsigned i)
-{
-	static uint8_t buf[MODEL_BYTES];
-	struct space *s = m->spaces[i];
-
-	for (unsigned k = 0; k < REGIONS; k++) {
-		struct gpa_range r = m->ram[k].range;
-		int want = refusal(m, i, r, ACCESS_READ);
-		int e = space_read(s, r.start, buf + flat(r.start.v), r.size);
-
-		if (e == -ENOMEM && !want)
-			return true;
-		if (e != want)
-			return false;
-		if (e)
-			memcpy(buf + flat(r.start.v), m->space_bytes[i] + flat(r.start.v), r.size);
-	}
-	return memcmp(buf, m->space_bytes[i], MODEL_BYTES) == 0;
-}
-
-static void compare(struct model *m)
-{
-	struct world w = {m->pool, m->spaces, SPACES, m->images, IMAGES};
-	const char *wrong = world_check(&w);
-
-	MODEL_ASSERT(m, !wrong);
-	for (unsigned i = 0; i < SPACES; i++) {
-		if (!m->spaces[i])
-			continue;
-		MODEL_ASSERT(m, space_image(m->spaces[i]) == m->base[i]);
-		for (size_t b = 0; b < m->spaces[i]->block_count; b++)
-			MODEL_ASSERT(m, block_matches(m, i, b));
-		if (m->step % 32 == 0)
-			walk(m, i);
-	}
-}
-
-/* --- operations ------------------------------------------------------------------------------ */
-
-/* An index at or after a random one for which `table` has (or has not) an entry; n when none. */
-static unsigned pick(struct model *m, void *const *table, unsigned n, bool present)
-{
-	unsigned from = (unsigned)below(m, n);
-
-	for (unsigned i = 0; i < n; i++)
-		if ((table[(from + i) % n] != NULL) == present)
-			return (from + i) % n;
-	return n;
-}
-
-static unsigned pick_space(struct model *m, bool present)
-{
-	return pick(m, (void *const *)m->spaces, SPACES, present);
-}
-
-static unsigned pick_image(struct model *m, bool present)
-{
-	return pick(m, (void *const *)m->images, IMAGES, present);
-}
-
-static void new_in_slot(struct model *m, unsigned i, struct image *image, const uint8_t *bytes,
-                        enum fault_choice faults)
-{
-	struct space_config c = {.pool = m->pool,
-	                         .ram = m->ram,
-	                         .ram_count = REGIONS,
-	                         .image = image,
-	                         .faults = faults,
-	                         .populate = !image && below(m, 8) == 0};
-	int e = space_create(&c, &m->spaces[i]);
-
-	MODEL_ASSERT(m, e == 0 || e == -ENOMEM);
-	if (e) {
-		MODEL_ASSERT(m, !m->spaces[i]);
-		m->refused++;
-		return;
-	}
-	m->base[i] = image;
-	memset(m->guard[i], PROTECT_RW, MODEL_BYTES / PAGE);
-	if (bytes) {
-		memcpy(m->space_bytes[i], bytes, MODEL_BYTES);
-		memcpy(m->base_bytes[i], bytes, MODEL_BYTES);
-	} else {
-		memset(m->space_bytes[i], 0, MODEL_BYTES);
-		memset(m->base_bytes[i], 0, MODEL_BYTES);
-	}
-	memcpy(m->seen_bytes[i], m->base_bytes[i], MODEL_BYTES);
-}
-
-static void op_create(struct model *m, enum fault_choice faults)
-{
-	unsigned i = pick_space(m, false);
-
-	if (i < SPACES)
-		new_in_slot(m, i, NULL, NULL, faults);
-}
-
-static void op_clone(struct model *m, enum fault_choice faults)
-{
-	unsigned i = pick_space(m, false), k = pick_image(m, true);
-
-	if (i < SPACES && k < IMAGES)
-		new_in_slot(m, i, m->images[k], m->image_bytes[k], faults);
-}
-
-/* A run inside one region: mostly short, and often at a page's, a block's or the region's edge. */
-static struct gpa_range random_run(struct model *m)
-{
-	struct gpa_range r = m->ram[below(m, 4) == 0].range;
-	uint64_t at = below(m, r.size);
-	uint64_t size = 1 + below(m, below(m, 10) ? 3 * PAGE : 400 * PAGE);
-
-	switch (below(m, 6)) {
-	case 0:
-		at = align_down(at, PAGE);
-		break;
-	case 1:
-		at = align_down(at, BLOCK);
-		at -= at > 0 ? min_u64(at, below(m, 2 * PAGE)) : 0;
-		break;
-	case 2:
-		at = r.size - min_u64(r.size, size);
-		break;
-	default:
-		break;
-	}
-	return (struct gpa_range){{r.start.v + at}, min_u64(size, r.size - at)};
-}
-
-static void random_bytes(struct model *m, uint8_t *to, size_t size)
-{
-	uint8_t v = (uint8_t)rng_next(&m->rng), step = (uint8_t)below(m, 3);
-
-	for (size_t i = 0; i < size; i++, v = (uint8_t)(v + step))
-		to[i] = v;
-}
-
-static void op_host_write(struct model *m, enum fault_choice faults)
-{
-	static uint8_t buf[MODEL_BYTES];
-	unsigned i = pick_space(m, true);
-	struct gpa_range r = random_run(m);
-	int e;
-
-	(void)faults;
-	if (i == SPACES)
-		return;
-	random_bytes(m, buf, r.size);
-	e = space_write(m->spaces[i], r.start, buf, r.size);
-	if (refusal(m, i, r, ACCESS_WRITE)) {
-		MODEL_ASSERT(m, e == refusal(m, i, r, ACCESS_WRITE));
-		return;
-	}
-	MODEL_ASSERT(m, e == 0 || e == -ENOMEM);
-	if (e == 0)
-		memcpy(m->space_bytes[i] + flat(r.start.v), buf, r.size);
-	else
-		m->refused++;
-}
-
-/* One store, as by a vCPU; asked for beforehand, because a vCPU that finds no frame waits. */
-static void guest_byte(struct model *m, unsigned i, uint64_t gpa, uint8_t value)
-{
-	struct space *s = m->spaces[i];
-	enum outcome o = space_violation(s, (struct violation){{gpa}, ACCESS_WRITE});
-
-	switch (refusal(m, i, (struct gpa_range){{gpa}, 1}, ACCESS_WRITE)) {
-	case -EFAULT:
-		MODEL_ASSERT(m, o == OUTCOME_MMIO);
-		return;
-	case -EACCES:
-		MODEL_ASSERT(m, o == OUTCOME_DENIED);
-		return;
-	default:
-		break;
-	}
-	if (o != OUTCOME_RESOLVED) {
-		m->refused++;
-		return;
-	}
-	*(volatile uint8_t *)window_ptr(s, (gpa_t){gpa}) = value;
-	m->space_bytes[i][flat(gpa)] = value;
-}
-
-static void op_guest_write(struct model *m, enum fault_choice faults)
-{
-	unsigned i = pick_space(m, true);
-
-	(void)faults;
-	for (uint64_t n = 1 + below(m, 20); i < SPACES && n > 0; n--)
-		guest_byte(m, i, random_run(m).start.v, (uint8_t)rng_next(&m->rng));
-}
-
-/* So many single pages of a block that it is not worth packing them. */
-static void op_scatter(struct model *m, enum fault_choice faults)
-{
-	unsigned i = pick_space(m, true);
-	uint64_t at = BLOCK * below(m, 2) + PAGE * below(m, 4);
-
-	(void)faults;
-	for (unsigned n = 0; i < SPACES && n < 90; n++)
-		guest_byte(m, i, at + n * 5 * PAGE, (uint8_t)(n + 1));
-}
-
-/* Straight through the window, without asking: only what needs no frame. */
-static void op_guest_read(struct model *m, enum fault_choice faults)
-{
-	unsigned i = pick_space(m, true);
-	struct gpa_range r = random_run(m);
-
-	(void)faults;
-	if (i == SPACES || space_block_state(m->spaces[i], r.start) == BLOCK_EMPTY)
-		return;
-	r.size = min_u64(r.size, BLOCK - (r.start.v & (BLOCK - 1)));
-	if (refusal(m, i, r, ACCESS_READ))
-		return;
-	MODEL_ASSERT(m, memcmp(window_ptr(m->spaces[i], r.start),
-	                       m->space_bytes[i] + flat(r.start.v), r.size) == 0);
-}
-
-static void op_read_all(struct model *m, enum fault_choice faults)
-{
-	unsigned i = pick_space(m, true);
-
-	(void)faults;
-	if (i < SPACES && below(m, 4) == 0)
-		MODEL_ASSERT(m, reads_match(m, i));
-}
-
-static void op_put_image(struct model *m, enum fault_choice faults)
-{
-	unsigned k = pick_image(m, true);
-
-	(void)faults;
-	if (k == IMAGES)
-		return;
-	image_put(m->images[k]);
-	m->images[k] = NULL;
-}
-
-static void op_publish(struct model *m, enum fault_choice faults)
-{
-	unsigned i = pick_space(m, true), k;
-	int e;
-
-	if (pick_image(m, false) == IMAGES)
-		op_put_image(m, faults);
-	k = pick_image(m, false);
-	if (i == SPACES)
-		return;
-	e = space_publish(m->spaces[i], &m->step, sizeof(m->step), &m->images[k]);
-	MODEL_ASSERT(m, e == 0 || e == -ENOMEM);
-	if (e) {
-		MODEL_ASSERT(m, !m->images[k]);
-		m->refused++;
-		return;
-	}
-	m->base[i] = m->images[k];
-	memcpy(m->image_bytes[k], m->space_bytes[i], MODEL_BYTES);
-	memcpy(m->base_bytes[i], m->space_bytes[i], MODEL_BYTES);
-	memcpy(m->seen_bytes[i], m->space_bytes[i], MODEL_BYTES);
-}
-
-static void op_reset(struct model *m, enum fault_choice faults)
-{
-	unsigned i = pick_space(m, true);
-
-	(void)faults;
-	if (i == SPACES)
-		return;
-	MODEL_ASSERT(m, space_reset(m->spaces[i]) == 0);
-	memcpy(m->space_bytes[i], m->base_bytes[i], MODEL_BYTES);
-	for (size_t page = 0; page < MODEL_BYTES / PAGE; page++)
-		if (m->guard[i][page] == PROTECT_UNMAPPED)
-			memset(m->space_bytes[i] + page * PAGE, 0, PAGE);
-	memcpy(m->seen_bytes[i], m->space_bytes[i], MODEL_BYTES);
-}
-
-/* Whole pages inside one region; sometimes whole blocks, or all of it. */
-static struct gpa_range random_pages(struct model *m)
-{
-	struct gpa_range in = m->ram[below(m, 4) == 0].range;
-	struct gpa_range r = random_run(m);
-	uint64_t align = below(m, 4) ? PAGE : BLOCK;
-	uint64_t end = min_u64(align_up(gpa_range_end(r), align), gpa_range_end(in));
-
-	if (below(m, 20) == 0 || !gpa_range_has(in, r.start))
-		return in;
-	r.start.v = align_down(r.start.v, align);
-	r.size = end - r.start.v;
-	return r;
-}
-
-static void op_discard(struct model *m, enum fault_choice faults)
-{
-	unsigned i = pick_space(m, true);
-	struct gpa_range r = random_pages(m);
-
-	(void)faults;
-	if (i == SPACES)
-		return;
-	MODEL_ASSERT(m, space_discard(m->spaces[i], r) == refusal(m, i, r, ACCESS_WRITE));
-	if (refusal(m, i, r, ACCESS_WRITE))
-		return;
-	memset(m->space_bytes[i] + flat(r.start.v), 0, r.size);
-	memset(m->seen_bytes[i] + flat(r.start.v), 0, r.size);
-}
-
-/* Mostly back to read-write, so that something can still be done with it. */
-static void op_protect(struct model *m, enum fault_choice faults)
-{
-	static const enum protection kinds[] = {PROTECT_RW, PROTECT_RW, PROTECT_RW,
-	                                        PROTECT_RO, PROTECT_RO, PROTECT_NONE};
-	unsigned i = pick_space(m, true);
-	enum protection p = kinds[below(m, sizeof(kinds) / sizeof(kinds[0]))];
-	struct gpa_range r = p == PROTECT_RW ? m->ram[below(m, 2)].range : random_pages(m);
-	int e;
-
-	(void)faults;
-	if (i == SPACES)
-		return;
-	e = space_protect(m->spaces[i], r, p);
-	if (refusal(m, i, r, (enum access)0) || e) {
-		MODEL_ASSERT(m, e == (refusal(m, i, r, (enum access)0) ? -EFAULT : -ENOMEM));
-		return;
-	}
-	memset(m->guard[i] + flat(r.start.v) / PAGE, (int)p, r.size / PAGE);
-}
-
-static void op_populate(struct model *m, enum fault_choice faults)
-{
-	unsigned i = pick_space(m, true);
-	struct gpa_range r = random_pages(m);
-	int e;
-
-	(void)faults;
-	if (i == SPACES)
-		return;
-	e = space_populate(m->spaces[i], r);
-	if (refusal(m, i, r, (enum access)0)) {
-		MODEL_ASSERT(m, e == -EFAULT);
-		return;
-	}
-	MODEL_ASSERT(m, e == 0 || e == -ENOMEM);
-	m->refused += e != 0;
-	if (e)
-		return;
-	for (uint64_t at = r.start.v; at < gpa_range_end(r); at += PAGE)
-		MODEL_ASSERT(m, space_block_state(m->spaces[i], (gpa_t){at}) != BLOCK_EMPTY);
-}
-
-static void op_unmap(struct model *m, enum fault_choice faults)
-{
-	unsigned i = pick_space(m, true);
-	struct gpa_range r = random_pages(m);
-	int e;
-
-	(void)faults;
-	if (i == SPACES)
-		return;
-	r.size = min_u64(r.size, 16 * PAGE);
-	e = space_unmap(m->spaces[i], r);
-	if (refusal(m, i, r, (enum access)0) || e) {
-		MODEL_ASSERT(m, e == (refusal(m, i, r, (enum access)0) ? -EFAULT : -ENOMEM));
-		return;
-	}
-	memset(m->guard[i] + flat(r.start.v) / PAGE, PROTECT_UNMAPPED, r.size / PAGE);
-	memset(m->space_bytes[i] + flat(r.start.v), 0, r.size);
-	memset(m->seen_bytes[i] + flat(r.start.v), 0, r.size);
-}
-
-static void op_destroy(struct model *m, enum fault_choice faults)
-{
-	unsigned i = pick_space(m, true);
-
-	(void)faults;
-	if (i == SPACES)
-		return;
-	space_destroy(m->spaces[i]);
-	m->spaces[i] = NULL;
-	m->base[i] = NULL;
-}
-
-static const struct {
-	const char *name;
-	unsigned weight;
-	void (*run)(struct model *m, enum fault_choice faults);
-} ops[] = {
-	{"create", 6, op_create},
-	{"clone", 14, op_clone},
-	{"host write", 22, op_host_write},
-	{"guest write", 22, op_guest_write},
-	{"scatter", 4, op_scatter},
-	{"guest read", 10, op_guest_read},
-	{"read all", 4, op_read_all},
-	{"publish", 10, op_publish},
-	{"reset", 6, op_reset},
-	{"discard", 12, op_discard},
-	{"protect", 8, op_protect},
-	{"populate", 3, op_populate},
-	{"unmap", 1, op_unmap},
-	{"put image", 3, op_put_image},
-	{"destroy", 7, op_destroy},
-};
-
-#define OPS (sizeof(ops) / sizeof(ops[0]))
-
-static void one_step(struct model *m, enum fault_choice faults)
-{
-	unsigned total = 0;
-	uint64_t turn;
-	size_t o = 0;
-
-	for (size_t i = 0; i < OPS; i++)
-		total += ops[i].weight;
-	turn = below(m, total);
-	while (turn >= ops[o].weight)
-		turn -= ops[o++].weight;
-	m->op = ops[o].name;
-	ops[o].run(m, faults);
-	compare(m);
-}
-
-/* --- runs ------------------------------------------------------------------------------------ */
-
-static void model_open(struct model *m, uint64_t pool_bytes)
-{
-	m->seed = test_seed();
-	m->rng = (struct rng){m->seed};
-	m->op = "start";
-	m->pool = new_pool(pool_bytes);
-	m->ram[0] = ram_at(0, LOW_PAGES * PAGE, PAGE_SIZE_AUTO);
-	m->ram[1] = ram_at(HIGH, HIGH_PAGES * PAGE, PAGE_SIZE_4K);
-	for (unsigned i = 0; i < SPACES; i++) {
-		m->space_bytes[i] = bytes_new();
-		m->base_bytes[i] = bytes_new();
-		m->seen_bytes[i] = bytes_new();
-		m->guard[i] = bytes_new();
-	}
-	for (unsigned k = 0; k < IMAGES; k++)
-		m->image_bytes[k] = bytes_new();
-}
-
-static void model_close(struct model *m)
-{
-	for (unsigned i = 0; i < SPACES; i++) {
-		space_destroy(m->spaces[i]);
-		free(m->space_bytes[i]);
-		free(m->base_bytes[i]);
-		free(m->seen_bytes[i]);
-		free(m->guard[i]);
-	}
-	for (unsigned k = 0; k < IMAGES; k++) {
-		image_put(m->images[k]);
-		free(m->image_bytes[k]);
-	}
-	expect_all_gone(m->pool);
+	return text ? strtoull(text, NULL, 0) : STEPS;
 }
 
 static void run_model(enum fault_choice faults, uint64_t pool_bytes)
 {
-	struct model m = {0};
+	struct draw d = {.seed = test_seed()};
+	struct model_env env = {draw_below, draw_failed, &d, faults};
+	struct model *m = model_open(&env, pool_bytes);
+	uint64_t count = steps(), checks = 0, refused;
 
-	model_open(&m, pool_bytes);
-	for (m.step = 0; m.step < STEPS; m.step++) {
-		enum fault_choice f = faults;
-
-		if (faults == FAULTS_AUTO)
-			f = below(&m, 2) ? FAULTS_KERNEL : FAULTS_UFFD;
-		one_step(&m, f);
+	d.rng = (struct rng){d.seed};
+	for (uint64_t step = 0; step < count; step++) {
+		model_step(m);
+		if (step < CHECK_ALL || step % CHECK_EVERY == 0)
+			model_check(m, checks++ % WALK_EVERY == 0);
 	}
-	if (pool_bytes < POOL_BYTES && STEPS > 1000)
-		MODEL_ASSERT(&m, m.refused > 0);
-	model_close(&m);
+	refused = model_close(m);
+	fprintf(stderr,
+	        "%" PRIu64 " operations, %" PRIu64 " of them checked, %" PRIu64 " out of frames\n",
+	        count, checks, refused);
+	if (pool_bytes == MODEL_POOL_SHORT && count > 1000)
+		cr_assert_gt(refused, 0);
 }
 
 TestSuite(model, .timeout = 300);
 
 TEST_BOTH_PATHS(model, random_operations)
 {
-	run_model(faults, POOL_BYTES);
+	run_model(faults, MODEL_POOL_ROOMY);
 }
 
 /* Spaces of both paths over the same images. */
 Test(model, random_operations_mixed)
 {
 	require_path(FAULTS_UFFD);
-	run_model(FAULTS_AUTO, POOL_BYTES);
+	run_model(FAULTS_AUTO, MODEL_POOL_ROOMY);
 }
 
-/* A pool in which much of what is asked for does not fit. */
 TEST_BOTH_PATHS(model, random_operations_short_of_frames)
 {
-	run_model(faults, 13 * MIB + 5 * PAGE);
+	run_model(faults, MODEL_POOL_SHORT);
 }
