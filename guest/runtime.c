@@ -102,6 +102,17 @@ int guest_output(const void *buf, uint64_t size)
 	return ring(ABI_OUTPUT, 0, buf, size)->result;
 }
 
+int guest_discard(void *start, uint64_t size)
+{
+	const int busy = -16; /* -EBUSY */
+	int r;
+
+	do
+		r = ring(ABI_DISCARD, 0, start, size)->result;
+	while (r == busy);
+	return r;
+}
+
 /* ---- boot ---- */
 
 void guest_entry(const struct abi_boot *boot, unsigned index)

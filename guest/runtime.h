@@ -99,6 +99,12 @@ int64_t guest_input(uint64_t offset, void *buf, uint64_t size);
 int guest_output(const void *buf, uint64_t size);
 
 /*
+ * Give whole pages back to the host: they read as zero from now on. Waits while another vCPU's
+ * request is served. Return: 0, or -errno (Linux numbers) as ABI_DISCARD, and nothing changed.
+ */
+int guest_discard(void *start, uint64_t size);
+
+/*
  * Flush the console and say that this input is dealt with, `code` (0..255) how.
  * Return: whether there is another, where the VM is not reset for it; *out as for guest_ready().
  */

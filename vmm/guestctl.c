@@ -107,6 +107,15 @@ static int32_t send_output(struct guestctl *g, const struct request_head *r)
 	return e;
 }
 
+/* The request itself may lie in what is given back: its answer is written after that. */
+static int32_t give_back(struct guestctl *g, const struct request_head *r)
+{
+	struct gpa_range range;
+	int e = gpa_range_make(r->buf, r->size, MM_PAGE_SIZE, &range);
+
+	return e ? e : space_discard(g->space, range);
+}
+
 static void describe_crash(struct guestctl *g, const struct request_head *r, struct vm_report *out)
 {
 	struct abi_crash c;
@@ -173,6 +182,9 @@ bool guestctl_serve(struct guestctl *g, unsigned cpu, struct vm_report *out, gpa
 		break;
 	case ABI_OUTPUT:
 		result = send_output(g, &r);
+		break;
+	case ABI_DISCARD:
+		result = give_back(g, &r);
 		break;
 	default:
 		result = -ENOSYS;
