@@ -170,32 +170,38 @@ static void find_parents(struct image_dir *d)
 	}
 }
 
-int image_dir_read(const char *path, struct image_dir *out, struct snapshot_error *err)
+/* Return: 0; -ENOMEM; -errno of reading the directory. */
+static int add_all(struct image_dir *d, DIR *dir)
 {
-	DIR *dir = opendir(path);
 	struct dirent *e;
 	int ret = 0;
 
-	*out = (struct image_dir){.path = strdup(path)};
-	if (!dir)
-		ret = -errno;
-	else if (!out->path)
-		ret = -ENOMEM;
 	while (!ret) {
 		errno = 0;
 		e = readdir(dir);
-		if (!e) {
-			ret = -errno;
-			break;
-		}
+		if (!e)
+			return -errno;
 		if (e->d_name[0] != '.')
-			ret = add(out, e->d_name);
+			ret = add(d, e->d_name);
 	}
-	if (dir)
-		closedir(dir);
+	return ret;
+}
+
+int image_dir_read(const char *path, struct image_dir *out, struct snapshot_error *err)
+{
+	DIR *dir = opendir(path);
+	int ret;
+
+	*out = (struct image_dir){0};
+	if (!dir)
+		return fail(err, errno ? -errno : -EIO, path);
+	out->path = strdup(path);
+	ret = out->path ? add_all(out, dir) : -ENOMEM;
+	closedir(dir);
 	if (ret) {
 		image_dir_free(out);
-		return fail(err, ret, path);
+		fail(err, ret, path);
+		return ret;
 	}
 	if (out->count)
 		qsort(out->entry, out->count, sizeof(*out->entry), by_name);

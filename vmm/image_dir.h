@@ -47,8 +47,8 @@ int image_dir_read(const char *path, struct image_dir *out, struct snapshot_erro
 int image_dir_of(const char *file, struct image_dir *out, size_t *index,
                  struct snapshot_error *err);
 
-/* The entry that is the file `path`, whatever it is called there; IMAGE_DIR_NONE: none is. */
-size_t image_dir_find(const struct image_dir *d, const char *path);
+/* The entry that is `file`, whatever it is called there; IMAGE_DIR_NONE: none is. */
+size_t image_dir_find(const struct image_dir *d, const char *file);
 
 /* Zeroed is fine. */
 void image_dir_free(struct image_dir *d);

@@ -18,7 +18,7 @@ static int make_blocks(struct image_map *m, const struct snap_file *f, struct sn
 		                 "%s: %" PRIu64 " blocks of RAM are more than a map "
 		                 "shows",
 		                 f->path, count);
-	m->block = calloc(count, sizeof(*m->block));
+	m->block = calloc(count ? count : 1, sizeof(*m->block));
 	if (!m->block)
 		return snap_fail(err, -ENOMEM, "%s: no memory for a map of it", f->path);
 	for (uint32_t i = 0; i < f->header.region_count; i++) {

@@ -135,13 +135,12 @@ static void step(struct verify *v, uint64_t bytes)
 		v->progress->step(v->progress->ctx, v->done, v->total);
 }
 
-static int verify_file(struct verify *v, const struct snap_file *f)
+static int verify_file(struct verify *v)
 {
+	const struct snap_file *f = v->f;
 	uint64_t at = f->header.data_offset;
-	int ret;
+	int ret = verify_borders(v);
 
-	v->f = f;
-	ret = verify_borders(v);
 	for (size_t i = 0; !ret && i < f->header.extent_count; i++) {
 		const struct snap_extent *e = &f->extents[i];
 
@@ -171,7 +170,9 @@ static int verify_one(struct verify *v, const struct snap_base_file *file)
 		close(fd);
 		return ret;
 	}
-	ret = verify_file(v, &f);
+	v->f = &f;
+	ret = verify_file(v);
+	v->f = NULL;
 	snap_file_close(&f);
 	return ret;
 }
