@@ -240,9 +240,9 @@ golden: deps
 torture-image: deps
 	+@$(MAKE) --no-print-directory BUILD=release all
 	+@$(MAKE) --no-print-directory BUILD=test unit-tests kvm-tests
-	TORTURE_TIMES=$(or $(TIMES),10000) build/test/tests/unit --filter='image_torture/*' --verbose
+	TORTURE_TIMES=$(or $(TIMES),10000) build/test/tests/unit --filter='image_torture/*'
 	TORTURE_TIMES=$(or $(TIMES),10000) COWSLIP=build/cowslip COWSLIP_GUESTS=build/guest \
-		build/test/tests/kvm --filter='cli_image/commands_*' --verbose
+		build/test/tests/kvm --filter='cli_image/commands_*'
 
 # One target for TIME seconds. What it finds new stays in build/, what breaks it is named.
 TARGET ?= image

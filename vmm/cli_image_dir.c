@@ -3,12 +3,11 @@
  * vmm/cli_image_dir.c - `cowslip image ls`, `rm` and `flatten`: a directory of images as a whole.
  *
  * JSON of `image ls`: a list, by name, of name, hash, created, ram_bytes, data_bytes, disk_bytes,
- * layer_bytes, used (images beside it that lie partly in it), parent (name beside it, or null); of a
- * damaged image only name and error.
+ * layer_bytes, used (images beside it that lie partly in it), parent (name beside it, or null); of
+ * a damaged image only name and error.
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -79,7 +78,9 @@ static void put_entry(const struct image_dir *d, size_t i, unsigned depth, int w
 	printf("\n");
 }
 
-/* How deep an entry stands. A line that leads back to itself, which only a forged file can, ends. */
+/*
+ * How deep an entry stands. A line that leads back to itself, which only a forged file can, ends.
+ */
 static unsigned depth_of(const struct image_dir *d, size_t i)
 {
 	unsigned depth = 0;

@@ -4,10 +4,10 @@
  *
  * JSON of `image info`: path, version, isa, cpus, build, created (seconds since 1970), id,
  * generation, hash (hexadecimal strings), ram_bytes, data_bytes (of guest memory, stored in this
- * file), layer_bytes (in other files), file_bytes, disk_bytes, state_bytes, extents, pieces, density
- * (of the file's slots, how much is not zero: 0..1, null without slots), parent (null, or name and
- * hash), layers, ram (list of start, bytes), devices (list of names; null where what the image lies
- * in is missing). Of `image verify`: path, ok, and error where it is not.
+ * file), layer_bytes (in other files), file_bytes, disk_bytes, state_bytes, extents, pieces,
+ * density (of the file's slots, how much is not zero: 0..1, null without slots), parent (null, or
+ * name and hash), layers, ram (list of start, bytes), devices (list of names; null where what the
+ * image lies in is missing). Of `image verify`: path, ok, and error where it is not.
  */
 #include <elf.h>
 #include <inttypes.h>

@@ -2,15 +2,16 @@
 /*
  * vmm/cli_image_svg.c - the picture of an image's address space.
  *
- *     title                                    a cell is a 2 MiB block, filled from below: what this
- *     totals, legend                           file stores, then what lies in others; what stays
- *     address  [][][][][][][][]...             empty is zero
+ *     title
+ *     totals, legend
+ *     address  [][][][][][][][]...
  *     address  [][][][]...
  *     (a gap, where a region of RAM ends and another begins)
  *
- * Neighbours in a row that are filled alike are one rectangle: the grid over them is one pattern.
- * So a picture of a large guest stays small. The fill is rounded to a twelfth of a cell, but whatever
- * is not nothing shows.
+ * A cell is a 2 MiB block, filled from below: what this file stores, then what lies in others; what
+ * stays empty is zero. Neighbours in a row that are filled alike are one rectangle, and the grid
+ * over them is one pattern, so a picture of a large guest stays small. The fill is rounded to a
+ * twelfth of a cell, but whatever is not nothing shows.
  */
 #include <inttypes.h>
 #include <stdio.h>

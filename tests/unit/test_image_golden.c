@@ -2,9 +2,9 @@
 /*
  * tests/unit/test_image_golden.c - images as every released writer wrote them must open for ever.
  *
- * tests/golden/NAME.inc holds a file as rows of bytes that are not zero, so that it is small and can
- * be read by people and by the compiler. `make golden` writes those of the present writer that are
- * still empty. A change of format adds files; it never changes one.
+ * tests/golden/NAME.inc holds a file as rows of bytes that are not zero, so that it is small and
+ * can be read by people and by the compiler. `make golden` writes those of the present writer that
+ * are still empty. A change of format adds files; it never changes one.
  */
 #include <criterion/criterion.h>
 #include <fcntl.h>
