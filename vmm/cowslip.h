@@ -5,6 +5,7 @@
  *     kvm.h        open /dev/kvm
  *     pool.h       where a process's guest memory comes from
  *     vm.h         one virtual machine: make, boot, run, snapshot, clone
+ *     shell.h      virtual machines that are used again, reset, for the next clone
  *     family.h     a virtual machine and whatever it forks
  *     snapshot.h   images as files
  *     engine.h     many clones, in worker processes
@@ -22,6 +23,7 @@
 #include "vmm/engine.h"
 #include "vmm/family.h"
 #include "vmm/kvm.h"
+#include "vmm/shell.h"
 #include "vmm/snapshot.h"
 #include "vmm/version.h"
 #include "vmm/vm.h"
