@@ -413,7 +413,8 @@ static int run_clones(struct clone_command *c)
 		.limit_bytes = c->limit,
 		.ctx = c,
 		.output = on_output,
-		.message = on_output,
+		/* A mailbox is for those who fill it: others want their guests' text alone. */
+		.message = c->inputs_path || c->resets ? on_output : NULL,
 		.ended = on_ended,
 		.ready = c->save ? on_ready : NULL,
 	};
