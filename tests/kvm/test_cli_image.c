@@ -143,6 +143,17 @@ static json_t *json_of(const char *const *args, int status)
 	return json;
 }
 
+static json_t *entry(json_t *list, const char *name)
+{
+	size_t i;
+	json_t *e;
+
+	json_array_foreach(list, i, e) if (!strcmp(json_string_value(json_object_get(e, "name")),
+	                                           name)) return e;
+	cr_assert(false, "%s is not listed", name);
+	return NULL;
+}
+
 #define LEVELS 64
 
 static const char *level(int n)
@@ -151,6 +162,24 @@ static const char *level(int n)
 
 	snprintf(name, sizeof(name), "level-%d.cow", n);
 	return scratch(name);
+}
+
+/* None that another lies in can be removed; all but a few of a line are such. */
+static void keep_used_levels(void)
+{
+	json_t *list = json_of(ARGS("image", "ls", "--json", scratch("")), 0);
+	unsigned kept = 0;
+
+	for (int n = 0; n <= LEVELS; n++) {
+		const char *path = level(n);
+
+		if (json_at(entry(list, strrchr(path, '/') + 1), "used") == 0)
+			continue;
+		refused(ARGS("image", "rm", path), "partly in it");
+		kept++;
+	}
+	json_decref(list);
+	cr_assert_geq(kept, LEVELS - 8, "%u", kept);
 }
 
 /* Each in a process of its own; the guest itself knows what every word must be. */
@@ -172,18 +201,20 @@ Test(cli_image, a_line_of_sixty_four, .timeout = 600)
 		cr_assert_eq(lines_with(s.out, "memwalk: every word ok"), 1, "%s", s.out);
 		said_free(&s);
 	}
-	for (int n = 0; n < LEVELS; n += 9)
-		refused(ARGS("image", "rm", level(n)), "partly in it");
+	keep_used_levels();
 	expect_whole(level(LEVELS));
 	cr_assert_eq(scratch_entries(), LEVELS + 1);
 	/* Flat, the last needs none of the others. */
 	s = run(ARGS("image", "flatten", level(LEVELS), scratch("flat.cow")));
 	cr_assert_eq(s.status, 0, "%s", s.err);
 	said_free(&s);
-	s = run(ARGS("image", "rm", "--cascade", level(0)));
-	cr_assert_eq(s.status, 0, "%s", s.err);
-	cr_assert_eq(lines_with(s.out, "removed "), LEVELS + 1, "%s", s.out);
-	said_free(&s);
+	for (int n = 0; n <= LEVELS; n++) {
+		if (access(level(n), F_OK))
+			continue;
+		s = run(ARGS("image", "rm", "--cascade", level(n)));
+		cr_assert_eq(s.status, 0, "%s", s.err);
+		said_free(&s);
+	}
 	cr_assert_eq(scratch_entries(), 1);
 	s = run(ARGS("clone", "-n", "3", scratch("flat.cow")));
 	cr_assert_eq(s.status, 0, "%s", s.err);
@@ -197,17 +228,6 @@ static void make_tree(void)
 	save_clone("a.cow", "b.cow");
 	save_clone("b.cow", "c.cow");
 	save_clone("a.cow", "d.cow");
-}
-
-static json_t *entry(json_t *list, const char *name)
-{
-	size_t i;
-	json_t *e;
-
-	json_array_foreach(list, i, e) if (!strcmp(json_string_value(json_object_get(e, "name")),
-	                                           name)) return e;
-	cr_assert(false, "%s is not listed", name);
-	return NULL;
 }
 
 Test(cli_image, info_tells_of_parent_and_devices)
