@@ -14,6 +14,7 @@
 #include "arch/arch.h"
 #include "guest/poke.h"
 #include "tests/kvm/lab.h"
+#include "tests/kvm/pace.h"
 #include "tests/kvm/script.h"
 #include "vmm/shell.h"
 #include "vmm/vm_internal.h"
@@ -371,10 +372,11 @@ static void spoil(struct vm *vm, uint64_t *seed)
 
 static void bit_for_bit(unsigned cpus, enum fault_choice faults)
 {
-	static const struct step busy[] = {
+	/* Each page that is copied stops all other vCPUs for a moment: an emulator's is long. */
+	const struct step busy[] = {
 		{STEP_STORE, SCRIPT_DATA + 0x100, 0xabcdef},
 		{STEP_TOUCH, SCRIPT_DATA + 2 * PAGE, 40},
-		{STEP_TOUCH, SCRIPT_DATA + 4 * MIB, 600},
+		{STEP_TOUCH, SCRIPT_DATA + 4 * MIB, pace_rounds(600, 100)},
 		{STEP_RING, SAY, 0},
 		{STEP_PRINT, SCRIPT_DATA, 6},
 		{STEP_RING, TELL, 0},
@@ -390,7 +392,7 @@ static void bit_for_bit(unsigned cpus, enum fault_choice faults)
 
 	lab_open(&l, POOL);
 	image = errand_image(&l, cpus);
-	for (unsigned round = 0; round < 6; round++) {
+	for (unsigned round = 0; round < pace_rounds(6, 3); round++) {
 		struct vm *fresh, *used;
 		struct vm_error err;
 
