@@ -6,7 +6,7 @@
  *                         lie as scattered: what a reset cannot do without
  *     memory              space_reset(): they are found and put right
  *     memory RAM x 16     the same in a guest with 16 times the RAM, nothing in it
- *     machine             vm_reset(): memory, vCPU, devices, a fresh identity. The next clone could run
+ *     machine             vm_reset(): memory, vCPU, devices, a fresh identity. A clone could run
  *     memory x 1/4 ...    other numbers of dirty pages, for the fit
  *
  * The image is a file, as for `cowslip clone`. The dirty pages are the same each time, spread at
@@ -150,8 +150,8 @@ static int take_argument(void *to, unsigned index, bool after, const char *arg)
 static const struct cli_command command = {
 	.options = options,
 	.args_doc = "",
-	.doc = "Send a clone back to its image after it has written some pages, beside a plain copy "
-	       "of these pages.\vExit status: 0; 125 when it cannot be measured.",
+	.doc = "Send a clone back to its image after it has written some pages, beside a plain "
+	       "copy of these pages.\vExit status: 0; 125 when it cannot be measured.",
 	.option = take_option,
 	.argument = take_argument,
 };

@@ -86,8 +86,8 @@ enum abi_op {
 	/*
 	 * Done with this input; `value` (0..255) says how it went. Whoever runs the VM may reset it
 	 * to its image for the next one: then the guest does not return from here, but once more
-	 * from where the image was taken. Or it may go on: `result` is 1 when there is another input
-	 * now, 0 when there is none. Outputs as for ABI_READY.
+	 * from where the image was taken. Or it may go on: `result` is 1 when there is another
+	 * input now, 0 when there is none. Outputs as for ABI_READY.
 	 */
 	ABI_NEXT = 8,
 	/*

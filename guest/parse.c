@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * guest/parse.c - a function as a guest: its input is an arithmetic expression, its output the value.
+ * guest/parse.c - a function as a guest: its input is an arithmetic expression, its output the
+ * value.
  *
  *     expression   term { ("+" | "-") term }
  *     term         factor { ("*" | "/" | "%") factor }

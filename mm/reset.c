@@ -12,8 +12,8 @@
  *
  * What it costs follows from what was changed: private pages are found through page tables, which
  * are there only for what has been touched. A guest that is reset again and again writes to the
- * same pages, which stay private: then they need not even be looked for. A page becomes private by a
- * fault, of whatever thread, and the kernel counts these for each process.
+ * same pages, which stay private: then they need not even be looked for. A page becomes private by
+ * a fault, of whatever thread, and the kernel counts these for each process.
  *
  * Remapping OWNED blocks may fail and is undone while their frames are still theirs. What follows
  * cannot fail, but where the host refuses to drop a page (locked memory) and the image's file

@@ -57,8 +57,8 @@ int store_read(const struct store *s, frame_t f, uint64_t count, void *to);
 
 /*
  * The bytes of `count` frames from `f` on, where the file is mapped to be read: all of it, with the
- * first call, for as long as the store lives. Of a file store. Like a read through a window, it ends
- * in SIGBUS when the file has lost its end.
+ * first call, for as long as the store lives. Of a file store. Like a read through a window, it
+ * ends in SIGBUS when the file has lost its end.
  * Return: NULL when they are not all inside the file or it cannot be mapped; for a pool.
  */
 const void *store_map(struct store *s, frame_t f, uint64_t count);

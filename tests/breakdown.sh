@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 #
-# tests/breakdown.sh - where the time of a clone goes: a table of system calls (tests/calls.c) of 1,000
-# clones with a machine each, and of 1,000 in one that is reset.
+# tests/breakdown.sh - where the time of a clone goes: a table of system calls (tests/calls.c) of
+# 1,000 clones with a machine each, and of 1,000 in one that is reset.
 #
 # usage: tests/breakdown.sh COWSLIP GUESTS CALLS.SO
 set -eu

@@ -94,16 +94,16 @@ static const struct argp_option options[] = {
 	{"per-process", KEY_PER_PROCESS, "K", 0, "Virtual machines in one worker at most (8)", 1},
 	{"hold", KEY_HOLD, NULL, 0, "Keep all clones alive until every one has ended", 1},
 	{"reset", KEY_RESET, "COUNT", 0,
-         "So many clones one after the other in one virtual machine, which is reset (-j: in each of "
-         "so many)",
+         "So many clones one after the other in one virtual machine, which is reset (-j: in so "
+         "many)",
          1},
 	{"no-reuse", KEY_NO_REUSE, NULL, 0, "Make a virtual machine for every clone", 1},
 	{"arg", KEY_ARG, "STRING", 0, "Argument for every clone; each also knows its number", 2},
 	{"input", KEY_INPUT, "LINE", 0,
          "Type LINE on every clone's serial console; %n is its number", 2},
 	{"inputs", KEY_INPUTS, "FILE", 0,
-         "Give clone N the N-th line of FILE (-: of stdin), or the N-th file of a directory, as the "
-         "input that its guest asks for",
+         "Give clone N the N-th line of FILE (-: of stdin), or the N-th file of a directory, as "
+         "the input that its guest asks for",
          2},
 	{"faults", KEY_FAULTS, "PATH", 0, "Who resolves violations: auto, kernel, uffd (auto)", 2},
 	{"limit", KEY_LIMIT, "SIZE", 0, "The most memory one clone may own (as much as its RAM)",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * vmm/cli_inputs.h - inputs for many clones, one each: the lines of a file or of stdin, or the files
- * of a directory.
+ * vmm/cli_inputs.h - inputs for many clones, one each: the lines of a file or of stdin, or the
+ * files of a directory.
  *
  * Everything is read before the first clone runs, because clones run in processes forked from this
  * one, which find it in memory. Inputs are bytes; a line's newline is not part of it.

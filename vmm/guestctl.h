@@ -45,8 +45,8 @@ void guestctl_init(struct guestctl *g, struct space *space, struct console *cons
 
 /*
  * Serve what vCPU `cpu` rang. Return: true when it is an event: *out says which (VM_EXITED,
- * VM_READY, VM_FORK, VM_NEXT, VM_CRASHED) and *request where its request lies; false when the guest just
- * goes on.
+ * VM_READY, VM_FORK, VM_NEXT, VM_CRASHED) and *request where its request lies; false when the guest
+ * just goes on.
  */
 bool guestctl_serve(struct guestctl *g, unsigned cpu, struct vm_report *out, gpa_t *request);
 

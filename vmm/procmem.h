@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * vmm/procmem.h - what a process costs the host, and what the host has left, as the kernel counts it.
+ * vmm/procmem.h - what a process costs the host, and what the host has left, as the kernel counts
+ * it.
  *
  * Source: Linux Documentation/filesystems/proc.rst, smaps_rollup, status and meminfo;
  * Documentation/admin-guide/cgroup-v2.rst, memory.stat; cgroup-v1/memory.rst, kernel memory.

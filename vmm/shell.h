@@ -44,8 +44,8 @@ void shells_destroy(struct shells *s);
 int shells_take(struct shells *s, const struct vm_config *c, struct vm **out, struct vm_error *err);
 
 /*
- * Done with a VM from shells_take(), which is stopped: it is kept, or destroyed. `end`: how its last
- * vm_run() ended; VM_READY where it has not run at all.
+ * Done with a VM from shells_take(), which is stopped: it is kept, or destroyed. `end`: how its
+ * last vm_run() ended; VM_READY where it has not run at all.
  */
 void shells_give(struct shells *s, struct vm *vm, enum vm_event end);
 

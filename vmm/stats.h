@@ -37,17 +37,18 @@
  *     clones_per_sec count / wall
  *     clone_bytes    of single clones when they ended: shared, private, owned, tables (page tables
  *                    of its worker), unique (private + owned + tables: what would go with it), each
- *                    {"p50", "p99", "max", "total"}. With --no-reuse or --hold a clone's are its own;
- *                    else those of the machine it ran in, which the clones before it had, too
+ *                    {"p50", "p99", "max", "total"}. With --no-reuse or --hold a clone's are its
+ *                    own; else those of the machine it ran in, as the clones before it left it
  *     each           an array of [number, shared, private, owned, tables, unique], in bytes, in the
  *                    order in which they ended
- *     memory         pss_bytes, private_bytes, anonymous_bytes, page_table_bytes of all workers, and
- *                    alive: how many clones were alive when they were taken. Zero without --hold.
- *                    anonymous_bytes are the clones' private bytes and the workers' own
+ *     memory         pss_bytes, private_bytes, anonymous_bytes, page_table_bytes of all workers,
+ *                    and alive: how many clones were alive when they were taken. Zero without
+ *                    --hold. anonymous_bytes are the clones' private bytes and the workers' own
  *     host_memory    by how much more the host had in use with all clones alive than before:
- *                    available_bytes (what was available less), kvm_tables_bytes (KVM's page tables,
- *                    all VMs of the host), kernel_bytes (this cgroup's kernel memory). Whatever
- *                    else ran on the host is in it. null: the kernel does not say; without --hold
+ *                    available_bytes (what was available less), kvm_tables_bytes (KVM's page
+ *                    tables, all VMs of the host), kernel_bytes (this cgroup's kernel memory).
+ *                    Whatever else ran on the host is in it. null: the kernel does not say, or
+ *                    no --hold
  *     workers        started, lost, per_process, jobs
  *     shells         virtual machines that workers made, how many clones got one that had been
  *                    another's (reused), how many machines were not fit for it (refused); of

@@ -7,7 +7,8 @@
  * as they are and pointers to constant strings stay valid.
  *
  *     engine -> worker    RUN number ...     RELEASE
- *     worker -> engine    OUTPUT* MESSAGE* ENDED (of the clone, then of what it forked; the last says so)
+ *     worker -> engine    OUTPUT* MESSAGE* ENDED (of the clone, then of what it forked; the last
+ *                         says so)
  *                         SUMMARY (the answer to RELEASE and the last message)
  */
 #ifndef COWSLIP_VMM_WIRE_H

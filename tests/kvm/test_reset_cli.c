@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * tests/kvm/test_reset_cli.c - `clone --reset` and `--inputs`: many inputs through one machine that is
- * reset in between, each answer checked against one worked out here another way.
+ * tests/kvm/test_reset_cli.c - `clone --reset` and `--inputs`: many inputs through one machine that
+ * is reset in between, each answer checked against one worked out here another way.
  *
  * Expressions are made as trees: their text goes to the guest, their value is the tree's. Nothing
  * here parses. COWSLIP_RESETS: how many (3,000; `make soak-reset` does 100,000).

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * tests/unit/test_reset_again.c - resets of a space whose faults are its process's own: when nothing
- * has faulted in between, what stayed private is not looked for; whoever faults is noticed.
+ * tests/unit/test_reset_again.c - resets of a space whose faults are its process's own: when
+ * nothing has faulted in between, what stayed private is not looked for; whoever faults is noticed.
  */
 #include <criterion/criterion.h>
 #include <pthread.h>
