@@ -179,7 +179,7 @@ TEST_BOTH_PATHS(devices, writes_that_lie)
 
 Test(devices, unknown_operations)
 {
-	static const uint32_t ops[] = {0, 9, 255, 0x80000000u, UINT32_MAX};
+	static const uint32_t ops[] = {0, ABI_DISCARD + 1, 255, 0x80000000u, UINT32_MAX};
 	struct step list[6];
 	struct lab l;
 	struct vm *vm;
