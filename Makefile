@@ -61,7 +61,10 @@ MEMWALK_SRCS := $(addprefix guest/, contents.c order.c plan.c)
 
 UNIT_SRCS := $(wildcard tests/unit/*.c)
 KVM_SRCS := $(wildcard tests/kvm/*.c)
-FUZZ_TARGETS := image elf bzimage
+# tests/fuzz/<target>.c, and what it is made of beside its own file.
+FUZZ_TARGETS := image elf bzimage mm
+FUZZ_SRCS_mm := tests/unit/model.c tests/unit/world.c
+FUZZ_FLAGS_mm := -len_control=0 -max_len=400
 
 LISTED := $(MM_SRCS) $(ARCH_SRCS) $(VMM_SRCS) $(CLI_SRCS) $(BENCH_SRCS) $(GUEST_SRCS) \
 	$(MEMWALK_SRCS) $(GUEST_PROGRAMS:%=guest/%.c)
@@ -128,10 +131,10 @@ GUESTS := $(GUEST_PROGRAMS:%=$(G)/%.elf)
 # ---- what people ask for ----
 
 .PHONY: all cowslip libs guests unit-tests kvm-tests tests
-.PHONY: demo bench soak-reset test test-unit test-asan test-tsan test-kvm test-kvm-asan
+.PHONY: demo bench soak-reset test test-unit test-asan test-fuzz test-tsan test-kvm test-kvm-asan
 .PHONY: lint lint-format lint-shape lint-tidy lint-gcc lint-clang tidy format
 .PHONY: check-includes check-lists check-example
-.PHONY: deps deps-lint deps-bench clean help
+.PHONY: deps deps-lint deps-bench deps-fuzz clean help
 .DEFAULT_GOAL := all
 
 all: libs cowslip guests
@@ -168,7 +171,8 @@ help:
 	@echo 'make test-kvm-asan   the same, cowslip and tests under AddressSanitizer and UBSan'
 	@echo 'make torture-save    kills saves at random moments, TIMES=500'
 	@echo 'make torture-image   flips bits of images and cuts them, TIMES=10000'
-	@echo 'make fuzz            libFuzzer: TARGET=image|elf|bzimage TIME=seconds (600)'
+	@echo 'make fuzz            libFuzzer: TARGET=image|elf|bzimage|mm, TIME=seconds (600)'
+	@echo 'make test-fuzz       what fuzzing has kept, once more, under the sanitizers'
 	@echo 'make golden          dumps of images by the present writer, for tests/golden'
 	@echo 'make test-nested     the same in the nested machine, which needs no KVM of this host'
 	@echo 'make test-nested-all the same on all kernels and MMUs, and the unit suite too'
@@ -179,7 +183,7 @@ help:
 	@echo 'make nested-run      one command there: CMD="cowslip run guest/hello.elf"'
 	@echo 'make lint            format, clang-tidy, gcc and clang warnings, includes: as errors'
 	@echo 'make check-includes  direction of includes; every header compiles alone'
-	@echo 'make check-example   the example of mm/README.md compiles, and prints what it says there'
+	@echo 'make check-example   the example of mm/README.md compiles and prints what it should'
 	@echo 'make format          clang-format in place'
 	@echo 'make deps            installs what is missing, or names the command that would'
 	@echo 'make clean           removes build/'
@@ -194,15 +198,18 @@ deps-lint:
 deps-bench:
 	@.ci/deps bench
 
+deps-fuzz:
+	@.ci/deps fuzz
+
 clean:
 	rm -rf build
 
 # ---- tests ----
 
 test: deps deps-bench
-	+@MAKE='$(MAKE)' tests/run.sh includes unit asan tsan kvm kvm@nested-6.1 \
+	+@MAKE='$(MAKE)' tests/run.sh includes unit asan fuzz tsan kvm kvm@nested-6.1 \
 		linux@nested-6.1 icount@nested-6.1
-test-unit test-asan test-tsan test-kvm test-kvm-asan: test-%: deps
+test-unit test-asan test-fuzz test-tsan test-kvm test-kvm-asan: test-%: deps
 	+@MAKE='$(MAKE)' tests/run.sh $*
 
 # SIGKILL at random moments of a save, TIMES times: the name always holds a whole image.
@@ -244,20 +251,33 @@ torture-image: deps
 	TORTURE_TIMES=$(or $(TIMES),10000) COWSLIP=build/cowslip COWSLIP_GUESTS=build/guest \
 		build/test/tests/kvm --filter='cli_image/commands_*'
 
-# One target for TIME seconds. What it finds new stays in build/, what breaks it is named.
+# One target for TIME seconds, in JOBS processes. What it finds new stays in build/, what breaks it
+# is named.
 TARGET ?= image
-.PHONY: fuzz
-fuzz: deps-lint
+.PHONY: fuzz fuzz-replays
+fuzz: deps-fuzz
 	+@$(MAKE) --no-print-directory BUILD=fuzz build/fuzz/tests/fuzz-$(TARGET)
 	@mkdir -p build/fuzz/corpus/$(TARGET)
 	build/fuzz/tests/fuzz-$(TARGET) -max_total_time=$(or $(TIME),600) -timeout=20 \
 		-rss_limit_mb=2560 -artifact_prefix=build/fuzz/$(TARGET)- -print_final_stats=1 \
+		$(FUZZ_FLAGS_$(TARGET)) $(if $(JOBS),-fork=$(JOBS)) \
 		build/fuzz/corpus/$(TARGET) tests/fuzz/corpus/$(TARGET)
 
 $(FUZZ_TARGETS:%=$(B)/tests/fuzz-%): $(B)/tests/fuzz-%: $(B)/obj/tests/fuzz/%.o $(LIBCOWSLIP)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS)
+
+# The same without a fuzzer, on files that are named.
+fuzz-replays: $(FUZZ_TARGETS:%=$(B)/tests/replay-%)
+$(FUZZ_TARGETS:%=$(B)/tests/replay-%): $(B)/tests/replay-%: $(B)/obj/tests/fuzz/%.o \
+	$(call objs,tests/fuzz/replay.c) $(LIBCOWSLIP)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS)
+
+$(foreach t,$(FUZZ_TARGETS),$(eval \
+	$(B)/tests/fuzz-$(t) $(B)/tests/replay-$(t): $(call objs,$(FUZZ_SRCS_$(t)))))
 
 check-includes: deps
 	@tests/include_check.sh
@@ -322,7 +342,8 @@ $(B)/static/cowslip $(B)/static/kvm $(B)/static/unit:
 C_DIRS := mm arch arch/* vmm guest guest/* bench tests tests/*
 C_FILES := $(sort $(wildcard $(C_DIRS:%=%/*.[ch])))
 TIDY_FILES := $(filter %.c,$(LISTED)) $(UNIT_SRCS) $(KVM_SRCS) \
-	tests/calls.c tests/kvm_probe.c tests/tsan_runner.c)
+	tests/calls.c tests/kvm_probe.c tests/tsan_runner.c $(wildcard tests/fuzz/*.c) \
+	$(wildcard tests/nested/*.c)
 
 lint: lint-format lint-shape lint-gcc lint-clang lint-tidy check-includes check-lists
 

@@ -3,7 +3,7 @@
 #
 # tests/run.sh - builds and runs the test suites and counts what they say.
 #
-# usage: tests/run.sh [includes|unit|asan|tsan|kvm|kvm-asan|
+# usage: tests/run.sh [includes|unit|asan|fuzz|tsan|kvm|kvm-asan|
 #                      {unit,kvm,linux,icount}@nested-6.1...]...
 #        (no names: all the native ones but kvm-asan, and {kvm,linux,icount}@nested-6.1)
 #
@@ -154,6 +154,23 @@ suite_asan() {
 	build unit-asan BUILD=asan unit-tests && run unit-asan build/asan unit -j2
 }
 
+# Every file of a fuzz target's corpus, and what fuzzing has found, once more.
+suite_fuzz() {
+	build fuzz BUILD=asan fuzz-replays || return
+	mkdir -p build/asan/results
+	for corpus in tests/fuzz/corpus/*/; do
+		target=$(basename "$corpus")
+		results=build/asan/results/fuzz-$target
+		rm -f "$results".*
+		say "== fuzz-$target: running"
+		ASAN_OPTIONS="log_path=$results.san" UBSAN_OPTIONS=print_stacktrace=1 \
+			timeout -k 10 "$SUITE_TIMEOUT" "build/asan/tests/replay-$target" \
+			"$corpus"* >"$results.tap"
+		count "fuzz-$target" "$results.tap" $?
+		sanitizer_reports "fuzz-$target" "$results.san"
+	done
+}
+
 suite_tsan() {
 	build unit-tsan BUILD=tsan unit-tests &&
 		run unit-tsan build/tsan unit --filter="$TSAN_FILTER"
@@ -251,13 +268,14 @@ suite_kvm_asan() {
 }
 
 [ $# -gt 0 ] ||
-	set -- includes unit asan tsan kvm kvm@nested-6.1 linux@nested-6.1 icount@nested-6.1
+	set -- includes unit asan fuzz tsan kvm kvm@nested-6.1 linux@nested-6.1 icount@nested-6.1
 suites=$*
 for name; do
 	case $name in
 	includes) suite_includes ;;
 	unit) suite_unit ;;
 	asan) suite_asan ;;
+	fuzz) suite_fuzz ;;
 	tsan) suite_tsan ;;
 	kvm) suite_kvm ;;
 	kvm-asan) suite_kvm_asan ;;

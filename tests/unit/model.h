@@ -5,9 +5,9 @@
  * Some spaces and images of one pool, each with a plain copy of what it should hold. Whoever drives
  * the model draws the numbers: a random generator, or a fuzzer's input. It knows no test framework.
  *
- * An audit recomputes all counts; a check also compares every byte of every space, without touching what
- * nobody has touched: an EMPTY block must equal the image's, an OWNED one is read from the pool's
- * file. An operation that runs out of frames must have changed nothing.
+ * An audit recomputes all counts; a check also compares every byte of every space, without
+ * touching what nobody has touched: an EMPTY block must equal the image's, an OWNED one is read
+ * from the pool's file. An operation that runs out of frames must have changed nothing.
  *
  * Concurrency: one model at a time in a process, on one thread.
  */
@@ -26,7 +26,7 @@
 struct model_env {
 	/* The next number, 0..n-1; n > 0. Any sequence of numbers is a run. */
 	uint64_t (*below)(void *ctx, uint64_t n);
-	/* Something was not as it should be: `text` says at which step, of what. Does not return. */
+	/* Something is not as it should be: `text` says at which step, what. Does not return. */
 	void (*failed)(void *ctx, const char *text);
 	void *ctx;
 	enum fault_choice faults; /* of the spaces; AUTO: both, by the next number */
