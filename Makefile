@@ -180,6 +180,7 @@ help:
 	@echo 'make nested-icount   instructions per violation, by fault path and frame size'
 	@echo 'make breakdown       where the time of a clone goes, by system call'
 	@echo 'make soak-reset      100,000 inputs through one machine that is reset (RESETS=N)'
+	@echo 'make soak-mm         1,000,000 random operations on memory, beside a model (STEPS=N)'
 	@echo 'make nested-run      one command there: CMD="cowslip run guest/hello.elf"'
 	@echo 'make lint            format, clang-tidy, gcc and clang warnings, includes: as errors'
 	@echo 'make check-includes  direction of includes; every header compiles alone'
@@ -278,6 +279,12 @@ $(FUZZ_TARGETS:%=$(B)/tests/replay-%): $(B)/tests/replay-%: $(B)/obj/tests/fuzz/
 
 $(foreach t,$(FUZZ_TARGETS),$(eval \
 	$(B)/tests/fuzz-$(t) $(B)/tests/replay-$(t): $(call objs,$(FUZZ_SRCS_$(t)))))
+
+# STEPS: how many operations.
+.PHONY: soak-mm
+soak-mm: deps
+	+@$(MAKE) --no-print-directory BUILD=test unit-tests
+	COWSLIP_MODEL_STEPS=$(or $(STEPS),1000000) build/test/tests/unit --filter=model/soak -j1
 
 check-includes: deps
 	@tests/include_check.sh

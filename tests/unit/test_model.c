@@ -3,8 +3,8 @@
  * tests/unit/test_model.c - random operations against a flat array of bytes (tests/unit/model.h).
  *
  * Everything is checked after each operation, and now and then a space is read as a guest would,
- * which touches all of it. COWSLIP_SEED repeats a run. COWSLIP_MODEL_STEPS makes it longer: past
- * the first 10,000 operations every hundredth is checked.
+ * which touches all of it. COWSLIP_SEED repeats a run. COWSLIP_MODEL_STEPS says how far the soak
+ * goes; of what is beyond its first chapter every hundredth operation is checked.
  */
 #include <criterion/criterion.h>
 #include <inttypes.h>
@@ -14,7 +14,12 @@
 #include "tests/unit/helpers.h"
 #include "tests/unit/model.h"
 
-enum { STEPS = 1600 / SLOWDOWN, CHECK_ALL = 10000, CHECK_EVERY = 100, WALK_EVERY = 32 };
+enum {
+	STEPS = 1600 / SLOWDOWN,
+	WALK_EVERY = 32, /* checks */
+	CHAPTER = 10000, /* operations of the soak with one model */
+	SOAK_EVERY = 100,
+};
 
 struct draw {
 	uint64_t seed;
@@ -35,31 +40,29 @@ static void draw_failed(void *ctx, const char *text)
 	cr_assert_fail("COWSLIP_SEED=%" PRIu64 ", %s", d->seed, text);
 }
 
-static uint64_t steps(void)
+/* Check after every `every`-th operation. Return: operations that ran out of frames. */
+static uint64_t run_steps(struct draw *d, enum fault_choice faults, uint64_t pool_bytes,
+                          uint64_t count, uint64_t every)
 {
-	const char *text = getenv("COWSLIP_MODEL_STEPS");
+	struct model_env env = {draw_below, draw_failed, d, faults};
+	struct model *m = model_open(&env, pool_bytes);
 
-	return text ? strtoull(text, NULL, 0) : STEPS;
+	d->rng = (struct rng){d->seed};
+	for (uint64_t step = 0; step < count; step++) {
+		model_step(m);
+		if (step % every == 0)
+			model_check(m, step / every % WALK_EVERY == 0);
+	}
+	model_check(m, true);
+	return model_close(m);
 }
 
 static void run_model(enum fault_choice faults, uint64_t pool_bytes)
 {
 	struct draw d = {.seed = test_seed()};
-	struct model_env env = {draw_below, draw_failed, &d, faults};
-	struct model *m = model_open(&env, pool_bytes);
-	uint64_t count = steps(), checks = 0, refused;
+	uint64_t refused = run_steps(&d, faults, pool_bytes, STEPS, 1);
 
-	d.rng = (struct rng){d.seed};
-	for (uint64_t step = 0; step < count; step++) {
-		model_step(m);
-		if (step < CHECK_ALL || step % CHECK_EVERY == 0)
-			model_check(m, checks++ % WALK_EVERY == 0);
-	}
-	refused = model_close(m);
-	fprintf(stderr,
-	        "%" PRIu64 " operations, %" PRIu64 " of them checked, %" PRIu64 " out of frames\n",
-	        count, checks, refused);
-	if (pool_bytes == MODEL_POOL_SHORT && count > 1000)
+	if (pool_bytes == MODEL_POOL_SHORT && STEPS > 1000)
 		cr_assert_gt(refused, 0);
 }
 
@@ -80,4 +83,29 @@ Test(model, random_operations_mixed)
 TEST_BOTH_PATHS(model, random_operations_short_of_frames)
 {
 	run_model(faults, MODEL_POOL_SHORT);
+}
+
+/*
+ * Chapter after chapter, spaces of both paths, each with the next seed; an odd one has a short
+ * pool.
+ * A chapter that fails is repeated, and all of it checked, by its seed.
+ */
+Test(model, soak, .timeout = 86400)
+{
+	const char *text = getenv("COWSLIP_MODEL_STEPS");
+	uint64_t left = text ? strtoull(text, NULL, 0) : 2 * STEPS, refused = 0, n;
+	struct draw d = {.seed = test_seed()};
+	const bool both = left >= 2 * (text ? CHAPTER : STEPS); /* pools */
+
+	require_path(FAULTS_UFFD);
+	cr_assert_gt(left, 0);
+	for (uint64_t every = 1; left > 0; left -= n, every = SOAK_EVERY, d.seed++) {
+		n = min_u64(left, text ? CHAPTER : STEPS);
+		refused += run_steps(&d, FAULTS_AUTO,
+		                     d.seed & 1 ? MODEL_POOL_SHORT : MODEL_POOL_ROOMY, n, every);
+		fprintf(stderr, "%" PRIu64 " left, %" PRIu64 " ran out of frames\n", left - n,
+		        refused);
+	}
+	if (both && STEPS > 1000)
+		cr_assert_gt(refused, 0);
 }
