@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT
 /*
- * mm/populate.c - memory behind a range now, instead of when it is touched: all of it or none.
+ * mm/populate.c - memory behind a range now, instead of when it is touched.
  *
  *     EMPTY            gets frames, filled; where an image has something, becomes SHARED
  *     OWNED            the frames it has are filled; by a 2 MiB page where one would come at a touch
  *     SHARED           the image's pages are mapped for reading; copies stay the guest's to make
  *     LINEAR           the host is asked to fill the embedder's mapping
  *
- * Frames for EMPTY blocks are taken and filled first and mapped last. Where any step fails those
- * blocks are EMPTY again and their frames the pool's; zeros brought into OWNED blocks stay.
+ * Frames for EMPTY blocks are taken and filled first and mapped last. Where any step before that
+ * fails those blocks stay EMPTY and their frames are the pool's again; zeros brought into OWNED blocks
+ * stay. A block that is mapped belongs to the guest, which may have written to it before the next one
+ * could be mapped: where the host refuses a mapping, those before it keep their frames.
  */
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -125,19 +127,6 @@ static int fill_block(struct space *s, struct plan *plan, size_t index, struct g
 	return fill_shared(s, index, part);
 }
 
-/* The k-th is mapped. Back to EMPTY; where the host refuses that it stays OWNED. */
-static void unmap_fresh(struct space *s, const struct fresh *f)
-{
-	struct gpa_range ram = block_range(s, f->index);
-
-	if (window_map_zero(s, ram))
-		return;
-	s->blocks[f->index] =
-		(struct block){.state = s->faults->arm(s, ram) ? BLOCK_SHARED : BLOCK_EMPTY};
-	s->owned_frames -= MM_BLOCK_PAGES;
-	pool_unref(s->pool, f->frame);
-}
-
 /* Frames that are not mapped go back. */
 static void drop_fresh(struct space *s, const struct plan *plan, size_t from)
 {
@@ -147,7 +136,14 @@ static void drop_fresh(struct space *s, const struct plan *plan, size_t from)
 	}
 }
 
-/* Return: 0, or -errno and all undone. */
+/* Who waited for one of the first `count`, with no frame to be had, has one now. */
+static void wake_fresh(struct space *s, const struct plan *plan, size_t count)
+{
+	for (size_t k = 0; k < count; k++)
+		s->faults->wake(s, block_range(s, plan->fresh[k].index));
+}
+
+/* Return: 0, or -errno: those before the one refused are mapped, it and the rest are EMPTY. */
 static int map_fresh(struct space *s, const struct plan *plan)
 {
 	for (size_t k = 0; k < plan->count; k++) {
@@ -156,8 +152,7 @@ static int map_fresh(struct space *s, const struct plan *plan)
 
 		if (r) {
 			drop_fresh(s, plan, k);
-			while (k-- > 0)
-				unmap_fresh(s, &plan->fresh[k]);
+			wake_fresh(s, plan, k);
 			return r;
 		}
 		s->blocks[f->index] =

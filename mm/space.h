@@ -222,8 +222,8 @@ int space_discard(struct space *s, struct gpa_range r);
  * Memory behind all of [r) now: own frames filled, the image's pages mapped for reading, the
  * embedder's memory filled by the host. Contents stay. The guest may run.
  * Return: 0; -EINVAL when `r` is not whole pages; -EFAULT when any of it is not RAM; -ENOMEM
- * (frames, limit, host memory, mappings): no block has frames that it had not before; -errno of
- * MADV_POPULATE_READ or _WRITE.
+ * (frames, limit, host memory): no block has frames that it had not before; -ENOMEM (mappings): some
+ * may have, and keep them; -errno of MADV_POPULATE_READ or _WRITE: as for frames.
  */
 int space_populate(struct space *s, struct gpa_range r);
 

@@ -49,6 +49,8 @@ static _Atomic int failed; /* an enum inject_call, or -1 */
 static _Atomic unsigned reached[INJECT_CALLS], failures[INJECT_CALLS];
 static _Atomic bool plain_pools;
 static _Thread_local bool armed_here;
+static void (*at_step)(void *ctx);
+static void *at_step_ctx;
 
 const char *inject_name(enum inject_call call)
 {
@@ -86,10 +88,17 @@ void inject_arm_error(unsigned step, enum inject_call call, int with)
 	arm(THIS_THREAD, step, (int)call, with);
 }
 
+void inject_meanwhile(void (*meanwhile)(void *ctx), void *ctx)
+{
+	at_step = meanwhile;
+	at_step_ctx = ctx;
+}
+
 unsigned inject_disarm(void)
 {
 	atomic_store(&mode, OFF);
 	armed_here = false;
+	at_step = NULL;
 	return atomic_load(&steps);
 }
 
@@ -135,8 +144,12 @@ static bool step(enum inject_call call)
 		return false;
 	if (atomic_fetch_add(&steps, 1) + 1 != atomic_load(&fail_at))
 		return false;
-	atomic_fetch_add(&failures[call], 1);
 	atomic_store(&failed, (int)call);
+	if (at_step)
+		at_step(at_step_ctx);
+	if (atomic_load(&error) == INJECT_PASS)
+		return false;
+	atomic_fetch_add(&failures[call], 1);
 	errno = atomic_load(&error) ? atomic_load(&error) : calls[call].error;
 	return true;
 }

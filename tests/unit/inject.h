@@ -50,9 +50,19 @@ void inject_arm_all(unsigned step);
 /* The same, but only calls of one kind are steps. */
 void inject_arm_call(unsigned step, enum inject_call call);
 
-/* The same, and the call fails with error `with`; pwrite may also write half of what it should. */
+/*
+ * The same, and the call fails with error `with`; pwrite may also write half of what it should, and
+ * a call may go on as if nothing were armed.
+ */
 #define INJECT_SHORT (-1)
+#define INJECT_PASS  (-2)
 void inject_arm_error(unsigned step, enum inject_call call, int with);
+
+/*
+ * Call meanwhile(ctx) when the armed step is reached, before it fails or goes on: what another thread
+ * might do at that moment. Until disarmed.
+ */
+void inject_meanwhile(void (*meanwhile)(void *ctx), void *ctx);
 
 /*
  * From now on, armed or not, pools find no filesystem with huge pages / the host's own answer.
@@ -62,7 +72,7 @@ void inject_plain_pools(bool plain);
 /* Return: the steps counted since arming. Nothing fails any more. */
 unsigned inject_disarm(void);
 
-/* The armed step was reached: one call has failed. Valid until the next arming. */
+/* The armed step was reached: one call has failed, or was let pass. Valid until the next arming. */
 bool inject_fired(void);
 /* Which one. */
 enum inject_call inject_failed_call(void);

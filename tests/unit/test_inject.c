@@ -629,18 +629,19 @@ static const struct scenario scenarios[] = {
 	{"publish: with protections, kernel", KERNEL, build_protected, act_publish, .least = 15,
          .meets = MET(OPEN) | MET(IOCTL) | MET(REALLOC) | MET(MALLOC) | MET(MMAP)},
 	{"populate: fresh, uffd", UFFD, build_fresh, act_populate, .least = 6, .may_retire = true,
-         .meets = MET(CALLOC) | MET(MADVISE) | MET(MMAP)},
+         .may_own = true, .meets = MET(CALLOC) | MET(MADVISE) | MET(MMAP)},
 	{"populate: fresh 4K, uffd", UFFD, build_fresh, act_populate, .least = 6,
-         .may_retire = true, .page_size = PAGE_SIZE_4K,
+         .may_retire = true, .may_own = true, .page_size = PAGE_SIZE_4K,
          .meets = MET(CALLOC) | MET(MADVISE) | MET(MMAP)},
 	{"populate: clusters, uffd", UFFD, build_clusters, act_populate, .least = 6,
-         .may_retire = true, .meets = MET(CALLOC) | MET(MADVISE) | MET(MMAP)},
+         .may_retire = true, .may_own = true,
+         .meets = MET(CALLOC) | MET(MADVISE) | MET(MMAP)},
 	{"populate: written, kernel", KERNEL, build_written, act_populate, .least = 4,
          .meets = MET(CALLOC) | MET(MADVISE)},
 	{"populate: private, kernel", KERNEL, build_private, act_populate, .least = 4,
          .meets = MET(CALLOC) | MET(MADVISE)},
 	{"populate: image, uffd", UFFD, build_clone, act_populate, .least = 8, .may_retire = true,
-         .meets = MET(CALLOC) | MET(MADVISE) | MET(MMAP) | MET(IOCTL)},
+         .may_own = true, .meets = MET(CALLOC) | MET(MADVISE) | MET(MMAP) | MET(IOCTL)},
 	{"image_with_state", KERNEL, build_image, act_with_state, .least = 4,
          .meets = MET(CALLOC) | MET(MALLOC)},
 };
@@ -712,6 +713,37 @@ Test(inject, protect)
 Test(inject, populate)
 {
 	run_named("populate");
+}
+
+static void store_in_first_blocks(void *s)
+{
+	guest_store(s, 0, 1);
+	guest_store(s, BLOCK + 5 * PAGE, 2);
+}
+
+/* The guest writes to blocks that are mapped while the next one cannot be: they stay. */
+Test(inject, populate_keeps_what_is_mapped)
+{
+	struct pool *pool = new_pool(16 * MIB);
+	const struct gpa_range all = {{0}, 4 * BLOCK};
+	struct space *s;
+
+	require_path(FAULTS_UFFD);
+	s = new_space(pool, all.size, FAULTS_UFFD);
+	inject_arm_call(3, INJECT_MMAP);
+	inject_meanwhile(store_in_first_blocks, s);
+	cr_assert_eq(space_populate(s, all), -ENOMEM);
+	inject_disarm();
+	cr_assert(inject_fired());
+	cr_assert_eq(guest_load(s, 0), 1);
+	cr_assert_eq(guest_load(s, BLOCK + 5 * PAGE), 2);
+	cr_assert_eq(used_frames(pool), 2 * 512);
+	cr_assert_eq(space_block_state(s, (gpa_t){2 * BLOCK}), BLOCK_EMPTY);
+	expect_sound(&(struct world){pool, &s, 1, NULL, 0});
+	cr_assert_eq(space_populate(s, all), 0);
+	cr_assert_eq(guest_load(s, BLOCK + 5 * PAGE), 2);
+	space_destroy(s);
+	expect_all_gone(pool);
 }
 
 Test(inject, image_with_state)
