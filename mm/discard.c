@@ -37,6 +37,24 @@ static void zero_frames(struct space *s, struct block *b, struct gpa_range ram, 
 	b->huge = false;
 }
 
+/*
+ * Arm zero memory that has just been mapped. Pages that the guest has touched in between are dropped:
+ * an EMPTY block has none, or the next violation would map over them. Return: 0, or -errno and the
+ * kernel fills it.
+ */
+static int arm_zero(struct space *s, struct gpa_range r)
+{
+	int e = s->faults->arm(s, r);
+
+	if (e)
+		return e;
+	if (madvise(window_ptr(s, r.start), r.size, MADV_DONTNEED) == 0)
+		return 0;
+	e = -errno;
+	(void)s->faults->disarm(s, r);
+	return e;
+}
+
 /* A whole OWNED block on the uffd path. Return: false when the host refuses, nothing changed. */
 static bool give_back(struct space *s, struct block *b, struct gpa_range ram)
 {
@@ -45,7 +63,7 @@ static bool give_back(struct space *s, struct block *b, struct gpa_range ram)
 	if (window_map_zero(s, ram))
 		return false;
 	/* Not armed, it is the kernel's to fill with zeros: as good, only not ours to watch. */
-	*b = (struct block){.state = s->faults->arm(s, ram) ? BLOCK_SHARED : BLOCK_EMPTY};
+	*b = (struct block){.state = arm_zero(s, ram) ? BLOCK_SHARED : BLOCK_EMPTY};
 	s->owned_frames -= MM_BLOCK_PAGES;
 	pool_unref(s->pool, f);
 	return true;

@@ -715,6 +715,42 @@ Test(inject, populate)
 	run_named("populate");
 }
 
+static void store_in_first(void *s)
+{
+	guest_store(s, 5 * PAGE, 42);
+}
+
+/*
+ * The guest writes to a block between the steps by which it is given back. Zero or what was written:
+ * what it reads afterwards it goes on reading.
+ */
+Test(inject, discard_races_with_a_store)
+{
+	static const enum inject_call steps[] = {INJECT_MMAP, INJECT_MADVISE, INJECT_IOCTL};
+
+	require_path(FAULTS_UFFD);
+	for (unsigned i = 0; i < 3; i++) {
+		struct pool *pool = new_pool(16 * MIB);
+		struct space *s = new_space(pool, 2 * BLOCK, FAULTS_UFFD);
+		uint64_t seen;
+
+		put(s, 0, 1);
+		inject_arm_error(1, steps[i], INJECT_PASS);
+		inject_meanwhile(store_in_first, s);
+		cr_assert_eq(space_discard(s, (struct gpa_range){{0}, BLOCK}), 0);
+		inject_disarm();
+		cr_assert(inject_fired());
+		seen = guest_load(s, 5 * PAGE);
+		guest_store(s, 7 * PAGE, 7);
+		guest_store(s, 300 * PAGE, 8);
+		cr_assert_eq(guest_load(s, 5 * PAGE), seen, "%s", inject_name(steps[i]));
+		cr_assert_eq(guest_load(s, 0), 0);
+		expect_sound(&(struct world){pool, &s, 1, NULL, 0});
+		space_destroy(s);
+		expect_all_gone(pool);
+	}
+}
+
 static void store_in_first_blocks(void *s)
 {
 	guest_store(s, 0, 1);
