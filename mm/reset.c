@@ -331,6 +331,15 @@ static void remember(struct space *s, struct page_runs *private)
 	s->kept.faults = process_faults();
 }
 
+/* What a reset space says of itself is its own, not that of whoever used it before. */
+static void zero_counters(struct space *s)
+{
+	_Atomic uint64_t *const counters[] = {&s->violations, &s->events, &s->nomems, &s->windows};
+
+	for (size_t i = 0; i < sizeof(counters) / sizeof(counters[0]); i++)
+		atomic_store_explicit(counters[i], 0, memory_order_relaxed);
+}
+
 /* What cannot be undone. Return: as space_reset() says. */
 static int commit(struct space *s, const struct page_runs *private)
 {
@@ -342,6 +351,7 @@ static int commit(struct space *s, const struct page_runs *private)
 		give_back(s);
 	r = restore_private(s, private);
 	e = uncut_all(s);
+	zero_counters(s);
 	return r ? r : e;
 }
 

@@ -106,6 +106,7 @@ struct space_config {
 	void *ctx;
 };
 
+/* The counts of violations, events and mappings begin anew with space_reset(). */
 struct space_stats {
 	uint64_t violations;      /* that reached us; the kernel counts what it resolves */
 	uint64_t events;          /* messages read from the fault path */
@@ -115,7 +116,7 @@ struct space_stats {
 	uint64_t shared_frames;   /* pages of the base image this space can see */
 	uint64_t private_frames;  /* private copies, by pagemap */
 	uint64_t huge_blocks;     /* OWNED blocks filled as one 2 MiB page */
-	uint64_t windows;         /* mappings made in the window since creation */
+	uint64_t windows;         /* mappings made in the window */
 	const char *fault_path;   /* "kernel" or "uffd" */
 	const char *fault_why;    /* why that one, a sentence */
 };
@@ -200,7 +201,7 @@ int space_publish(struct space *s, const void *state, size_t state_size, struct 
 
 /*
  * Back to the image, or to zero memory where there is none: what was changed since is dropped and
- * costs, not RAM. A few hundred private pages at most are overwritten in place: they stay
+ * costs, not RAM. Counts of space_stats begin anew. A few hundred private pages at most are overwritten in place: they stay
  * private_frames, with the image's bytes.
  * Return: 0; -EBUSY while holds are out; -ENOTSUP when the memory is the embedder's; -ENOMEM (host
  * memory, mappings), -errno of reading pagemap: nothing changed. -errno of reading the image's

@@ -75,6 +75,31 @@ TEST_BOTH_PATHS(reset, fresh_memory)
 	expect_all_gone(pool);
 }
 
+/* What is counted is counted for whoever uses the space now. */
+Test(reset, counters)
+{
+	struct pool *pool = new_pool(4 * MIB);
+	struct space_stats st;
+	struct space *s;
+
+	require_path(FAULTS_UFFD);
+	s = new_space(pool, RAM, FAULTS_UFFD);
+	for (unsigned round = 0; round < 2; round++) {
+		guest_store(s, 0, 1);
+		guest_store(s, BLOCK, 1);
+		cr_assert_eq(space_violation(s, (struct violation){{2 * BLOCK}, ACCESS_WRITE}),
+		             OUTCOME_NOMEM);
+		cr_assert_eq(space_stats(s, &st), 0);
+		cr_assert(st.events == 2 && st.violations == 3 && st.nomem == 1);
+		cr_assert_gt(st.windows, 0);
+		reset(s);
+		cr_assert_eq(space_stats(s, &st), 0);
+		cr_assert_eq(st.events + st.violations + st.nomem + st.windows, 0);
+	}
+	space_destroy(s);
+	expect_all_gone(pool);
+}
+
 /* Few pages are overwritten and stay; what the statistics say of them is what is there. */
 TEST_BOTH_PATHS(reset, few_private_pages_are_copied_back)
 {
