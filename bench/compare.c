@@ -147,26 +147,39 @@ int compare_fits(const json_t *before, const json_t *now, struct vm_error *err)
 
 struct comparison {
 	FILE *to;
+	bool few; /* repeats, in one of the two: what older results have for spreads is none */
 	int changes;
+	int unknown; /* figures of both that could not be judged */
 };
 
 /* Figures of which more is better; of all others, which are times, less is. */
 static bool is_rate(const char *figure)
 {
-	static const char *const rates[] = {"pages_per_s", "clones_per_s", "gb_per_s"};
+	static const char *const ends[] = {"_per_s", "_ratio", "r2"};
+	size_t len = strlen(figure);
 
-	for (size_t i = 0; i < sizeof(rates) / sizeof(rates[0]); i++)
-		if (strcmp(rates[i], figure) == 0)
+	for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+		size_t tail = strlen(ends[i]);
+
+		if (len >= tail && strcmp(figure + len - tail, ends[i]) == 0)
 			return true;
+	}
 	return false;
 }
 
 static void tell(struct comparison *c, const char *row, const char *figure, bool more_is_better,
                  const struct spread *before, const struct spread *now)
 {
-	int change = before->count && now->count ? spread_change(before, now) : 0;
 	char was[GRID_TEXT], is[GRID_TEXT];
+	int change;
 
+	if (before->count == 0 || now->count == 0)
+		return;
+	if (c->few || !spread_known(before) || !spread_known(now)) {
+		c->unknown++;
+		return;
+	}
+	change = spread_change(before, now);
 	if (change == 0)
 		return;
 	grid_number(before->median, was);
@@ -248,6 +261,12 @@ static void sum_up(const struct comparison *c, const json_t *before, const json_
 {
 	bool noisy = report_is_noisy(before) || report_is_noisy(now);
 
+	if (c->unknown)
+		fprintf(c->to,
+		        "%d figure%s cannot be judged: that takes at least %u repeats of both\n",
+		        c->unknown, c->unknown == 1 ? "" : "s", SPREAD_LEAST);
+	if (c->unknown && c->changes == 0)
+		return;
 	if (c->changes == 0)
 		fputs("nothing changed beyond noise", c->to);
 	else
@@ -258,7 +277,8 @@ static void sum_up(const struct comparison *c, const json_t *before, const json_
 
 int compare_put(const json_t *before, const json_t *now, FILE *to)
 {
-	struct comparison c = {.to = to};
+	struct comparison c = {.to = to,
+	                       .few = report_few_repeats(before) || report_few_repeats(now)};
 	bool times = same_host(before, now);
 	const json_t *row;
 	size_t i;

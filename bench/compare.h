@@ -5,7 +5,8 @@
  * Rows are matched by name. Of a row that has ratios to a baseline these are compared: they outlive
  * the host's moods and a change of host. The times and rates of the others (bench/report.h says
  * which) are compared only when both were measured on the same host (CPU, kernel, KVM). What counts
- * as a change is spread_change()'s to say.
+ * as a change is spread_change()'s to say. A figure whose spread one of the two does not know, for
+ * want of repeats, is not judged, and that is told.
  *
  * Concurrency: none; one thread.
  */

@@ -16,9 +16,8 @@
 #include "bench/report_internal.h"
 #include "vmm/version.h"
 
-#define TEXT_MAX    512u
-#define KEY_MAX     64u
-#define REPEATS_FEW 3
+#define TEXT_MAX 512u
+#define KEY_MAX  64u
 
 static const char spread_suffix[] = "_spread";
 
@@ -84,7 +83,7 @@ static json_t *rounded(double v)
 
 static json_t *quartiles(const struct spread *s)
 {
-	return s->count ? json_pack("[o, o]", rounded(s->q1), rounded(s->q3)) : json_null();
+	return spread_known(s) ? json_pack("[o, o]", rounded(s->q1), rounded(s->q3)) : json_null();
 }
 
 static json_t *median(const struct spread *s)
@@ -132,7 +131,7 @@ static struct spread read_back(const json_t *figure, const json_t *ends)
 	if (json_array_size(ends) == 2) {
 		s.q1 = json_number_value(json_array_get(ends, 0));
 		s.q3 = json_number_value(json_array_get(ends, 1));
-		s.count = 2;
+		s.count = SPREAD_LEAST;
 	}
 	return s;
 }
@@ -258,19 +257,25 @@ static int judge_row(json_t *doc, const json_t *row)
 	return judge(doc, report_name(row), &n);
 }
 
-int report_judge(json_t *doc)
+bool report_few_repeats(const json_t *doc)
 {
 	const json_t *repeat = json_object_get(json_object_get(doc, "parameters"), "repeat");
+
+	return repeat && json_integer_value(repeat) < (json_int_t)SPREAD_LEAST;
+}
+
+int report_judge(json_t *doc)
+{
 	const json_t *row;
 	struct noise n;
 	size_t i;
 	int r;
 
-	if (repeat && json_integer_value(repeat) < REPEATS_FEW)
+	if (report_few_repeats(doc))
 		return report_warn(doc,
-		                   "fewer than %d repeats: how much the figures vary is "
+		                   "fewer than %u repeats: how much the figures vary is "
 		                   "not known",
-		                   REPEATS_FEW);
+		                   SPREAD_LEAST);
 	json_array_foreach(json_object_get(doc, "rows"), i, row)
 	{
 		r = judge_row(doc, row);

@@ -19,7 +19,7 @@
  *     summary     object of figures of the whole run that belong to no row; may be left out
  *
  * Figures are medians over the repeats. F_spread beside a figure F is [q1, q3], the quartiles over
- * the repeats. Rows of all commands may have
+ * the repeats; null for fewer than SPREAD_LEAST, of which nothing of the kind is known. Rows of all commands may have
  *
  *     ratio_to, ratio_spread    {"BASELINE": ratio}, {"BASELINE": [q1, q3]}: how many times as fast
  *                    as the row BASELINE, repeat by repeat; above 1 is faster
@@ -70,7 +70,7 @@ int report_warn(json_t *doc, const char *format, ...) __attribute__((format(prin
 /* host_say_fn with the document as ctx. A sentence for which there is no memory is lost. */
 void report_say(void *doc, const char *sentence);
 
-/* A row, or a summary: KEY and KEY_spread. An empty spread makes null of both. */
+/* A row, or a summary: KEY and KEY_spread. An empty spread makes null of both; see SPREAD_LEAST. */
 int report_set_figure(json_t *row, const char *key, const struct spread *s);
 
 /* An entry of ratio_to and of ratio_spread. */
@@ -78,7 +78,7 @@ int report_set_ratio(json_t *row, const char *baseline, const struct spread *s);
 
 /*
  * KEY and KEY_spread read back, for renderings and comparison; count is 0 when there is no such
- * figure, 1 when it has no spread, else 2 (how many repeats made it is not kept).
+ * figure, 1 when it has no spread, else SPREAD_LEAST (how many repeats made it is not kept).
  */
 struct spread report_figure(const json_t *row, const char *key);
 struct spread report_ratio(const json_t *row, const char *baseline);
@@ -96,6 +96,9 @@ bool report_is_noisy(const json_t *doc);
 
 /* The row's name, borrowed; "" when it has none. */
 const char *report_name(const json_t *row);
+
+/* Too few repeats to know how much the figures vary. */
+bool report_few_repeats(const json_t *doc);
 
 /* Is the row called `name` one that others are compared with? */
 bool report_is_baseline(const json_t *doc, const char *name);

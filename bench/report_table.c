@@ -112,7 +112,7 @@ static const struct table tables[] = {
 
 static void show_iqr(const struct spread *s, char *cell)
 {
-	if (s->count > 1)
+	if (spread_known(s))
 		snprintf(cell, GRID_TEXT, "%.1f", 100 * spread_relative(s));
 	else
 		snprintf(cell, GRID_TEXT, "%s", none);
@@ -271,7 +271,7 @@ static void show_ratios(const json_t *row, const char *const *names, size_t coun
 		struct spread s = report_ratio(row, names[b]);
 
 		show_ratio(row, names[b], cells[1 + b]);
-		if (s.count > 1 && strcmp(report_name(row), names[b]) != 0 &&
+		if (spread_known(&s) && strcmp(report_name(row), names[b]) != 0 &&
 		    (widest.count == 0 || spread_relative(&s) > spread_relative(&widest)))
 			widest = s;
 	}
@@ -465,7 +465,7 @@ static void put_summary(const json_t *doc, const struct style *style, FILE *to)
 		show_value(value, SHOW_NUMBER, cell);
 		show_iqr(&s, iqr);
 		add(&t, "%s", cell);
-		if (s.count > 1)
+		if (spread_known(&s))
 			add(&t, " (IQR %s %%)", iqr);
 		snprintf(figure, sizeof(figure), "%.28s: ", key);
 		style->line(figure, t.s, to);

@@ -61,9 +61,14 @@ double spread_relative(const struct spread *s)
 	return s->median != 0 ? (s->q3 - s->q1) / fabs(s->median) : 0;
 }
 
+bool spread_known(const struct spread *s)
+{
+	return s->count >= SPREAD_LEAST;
+}
+
 bool spread_noisy(const struct spread *s)
 {
-	return s->count >= 3 && spread_relative(s) > SPREAD_NOISY;
+	return spread_known(s) && spread_relative(s) > SPREAD_NOISY;
 }
 
 int spread_change(const struct spread *before, const struct spread *after)
@@ -71,6 +76,8 @@ int spread_change(const struct spread *before, const struct spread *after)
 	double apart = after->median - before->median;
 	double noise = (before->q3 - before->q1) + (after->q3 - after->q1);
 
+	if (!spread_known(before) || !spread_known(after))
+		return 0;
 	if (fabs(apart) <= noise || fabs(apart) <= SPREAD_MATTERS * fabs(before->median))
 		return 0;
 	return apart > 0 ? 1 : -1;

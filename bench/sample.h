@@ -29,6 +29,9 @@ struct sample {
 	unsigned count;
 };
 
+/* Of fewer repeats the quartiles say nothing. */
+#define SPREAD_LEAST 3u
+
 /* count 0: nothing was measured, and the rest is 0. */
 struct spread {
 	double median, q1, q3;
@@ -49,7 +52,10 @@ struct spread sample_ratio(const struct sample *a, const struct sample *b);
 /* (q3 - q1) / median; 0 when the median is 0. */
 double spread_relative(const struct spread *s);
 
-/* spread_relative() > SPREAD_NOISY. Of fewer than three repeats nothing is known: false. */
+/* Do at least SPREAD_LEAST repeats say how much the figure varies? */
+bool spread_known(const struct spread *s);
+
+/* spread_relative() > SPREAD_NOISY; false where the spread is not known. */
 bool spread_noisy(const struct spread *s);
 
 /*
@@ -57,7 +63,7 @@ bool spread_noisy(const struct spread *s);
  * together are wide, and than SPREAD_MATTERS of the older median. (That the ranges do not overlap
  * is not enough: of five samples each, drawn from the same distribution, those of every fifth pair
  * do not; this rule is wrong about every twentieth.)
- * Return: -1 lower than before, 1 higher, 0 neither.
+ * Return: -1 lower than before, 1 higher, 0 neither, or one of the spreads is not known.
  */
 int spread_change(const struct spread *before, const struct spread *after);
 

@@ -234,6 +234,34 @@ Test(bench_compare, missing_rows)
 	                "nothing changed beyond noise\n");
 }
 
+/* Twice as slow or not: of two repeats nobody knows. Older results have spreads even so. */
+Test(bench_compare, too_few_repeats)
+{
+	json_t *old = doc_times(false), *now = doc_times(true);
+
+	json_object_set_new(doc_row(now, 0), "us_p50_spread", json_null());
+	expect_compared(old, now, 0,
+	                "1 figure cannot be judged: that takes at least 3 repeats of both\n");
+	old = doc_times(false);
+	set_parameter(old, "repeat", json_integer(2));
+	expect_compared(old, doc_times(true), 0,
+	                "1 figure cannot be judged: that takes at least 3 repeats of both\n");
+}
+
+/* Of r2 and of ratios more is better. */
+Test(bench_compare, more_is_better)
+{
+	static const char text[] = "{'command':'reset','parameters':{},'rows':[],'summary':"
+				   "{'r2':%s,'r2_spread':[%s,%s]}}";
+	char old[256], now[256];
+
+	snprintf(old, sizeof(old), text, "0.5", "0.5", "0.51");
+	snprintf(now, sizeof(now), text, "0.99", "0.98", "0.99");
+	expect_compared(doc_of(old), doc_of(now), 1,
+	                "summary: r2: 0.500 -> 0.990 (+98 %): better\n"
+	                "1 figure changed beyond noise\n");
+}
+
 Test(bench_compare, noisy)
 {
 	json_t *now = doc_faults();

@@ -302,13 +302,39 @@ Test(bench_report, built)
 	cr_assert(json_is_object(json_object_get(doc, "host")));
 	cr_assert_float_eq(report_figure(row, "us_per_page").median, 1.2346, 1e-12, "five digits");
 	cr_assert_eq(report_figure(row, "us_per_page").q3, 2);
-	cr_assert_eq(report_figure(row, "us_per_page").count, 2);
+	cr_assert_eq(report_figure(row, "us_per_page").count, SPREAD_LEAST);
 	cr_assert_eq(report_figure(row, "pages_per_s").count, 0);
 	cr_assert_eq(report_figure(row, "no_such").count, 0);
 	cr_assert_eq(report_ratio(row, "kernel-4k").q1, 1);
 	cr_assert_eq(report_ratio(row, "uffd-4k").count, 0);
 	cr_assert(report_is_baseline(doc, "uffd-4k"), "a row was to be compared with it");
 	cr_assert(!report_is_baseline(doc, "auto"));
+	json_decref(doc);
+}
+
+/* Of one or two repeats there is a figure, and no spread: not in JSON, CSV or a table. */
+Test(bench_report, no_spread_of_two_repeats)
+{
+	struct spread two = {.median = 5, .q1 = 4, .q3 = 6, .count = 2};
+	struct spread three = {.median = 5, .q1 = 4, .q3 = 6, .count = 3};
+	json_t *doc = doc_of("{'schema':1,'command':'snapshot','parameters':{'repeat':2},"
+	                     "'host':null,'warnings':[],'rows':[{'name':'save'},{'name':'a'}]}");
+	json_t *row = doc_row(doc, 0);
+	char *text;
+
+	cr_assert_eq(report_set_figure(row, "us", &two), 0);
+	cr_assert_eq(report_set_ratio(row, "a", &two), 0);
+	cr_assert(json_is_null(json_object_get(row, "us_spread")));
+	cr_assert(json_is_null(json_object_get(json_object_get(row, "ratio_spread"), "a")));
+	cr_assert_eq(report_figure(row, "us").count, 1);
+	cr_assert(!spread_known(&two) && spread_known(&three));
+	text = doc_put(doc, REPORT_TEXT);
+	cr_assert_null(strstr(text, "IQR"), "%s", text);
+	free(text);
+	cr_assert_eq(report_set_figure(row, "us", &three), 0);
+	text = doc_put(doc, REPORT_TEXT);
+	cr_assert(strstr(text, "IQR %") && strstr(text, "40.0"), "%s", text);
+	free(text);
 	json_decref(doc);
 }
 

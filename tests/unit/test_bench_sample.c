@@ -103,6 +103,9 @@ Test(bench_sample, change)
 	             "5 %% do not matter");
 	cr_assert_eq(spread_change(&steady, &(struct spread){105.1, 105, 105.1, 5}), 1);
 	cr_assert_eq(spread_change(&steady, &(struct spread){94.9, 94.9, 95, 5}), -1);
+	cr_assert_eq(spread_change(&steady, &(struct spread){200, 200, 200, 2}), 0,
+	             "two repeats have no spread");
+	cr_assert_eq(spread_change(&(struct spread){200, 200, 200, 1}, &steady), 0);
 	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
 		cr_assert_eq(spread_change(&before, &cases[i].now), cases[i].change, "case %u", i);
 }
