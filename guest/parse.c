@@ -151,9 +151,10 @@ static uint64_t expression(struct parser *p)
 
 static size_t put_text(char *to, const char *text)
 {
-	size_t n = strlen(text);
+	size_t n = 0;
 
-	memcpy(to, text, n);
+	for (; *text; text++)
+		to[n++] = *text;
 	return n;
 }
 

@@ -135,18 +135,20 @@ static void print_table(void)
 	        "in all us");
 	for (unsigned i = 0; i < kind_count; i++) {
 		struct kind *k = &kinds[i];
+		uint32_t half = k->count / 2, most = (uint32_t)((uint64_t)k->count * 9 / 10);
 		double sum = 0;
 
 		for (uint32_t n = 0; n < k->count; n++)
 			sum += k->ns[n];
 		qsort(k->ns, k->count, sizeof(k->ns[0]), by_time);
 		fprintf(stderr, "%-28s %8u %10.1f %10.1f %12.0f\n", k->name, k->count,
-		        k->ns[k->count / 2] / 1e3, k->ns[(uint64_t)k->count * 9 / 10] / 1e3,
-		        sum / 1e3);
+		        k->ns[half] / 1e3, k->ns[most] / 1e3, sum / 1e3);
 	}
 }
 
 /* ---- what the program calls ---- */
+
+/* NOLINTBEGIN(readability-inconsistent-declaration-parameter-name) the C library has its own */
 
 int ioctl(int fd, unsigned long nr, ...)
 {
@@ -248,3 +250,5 @@ _Noreturn void _exit(int status)
 	for (;;)
 		syscall(SYS_exit_group, status);
 }
+
+/* NOLINTEND(readability-inconsistent-declaration-parameter-name) */

@@ -76,8 +76,8 @@ static int read_all(struct cli_inputs *in, int fd, const uint8_t **data, size_t 
 /* A last line without newline is one; behind the last newline there is none. */
 static int read_lines(struct cli_inputs *in, int fd)
 {
-	const uint8_t *at, *end, *newline;
-	size_t size;
+	const uint8_t *at = NULL, *end, *newline;
+	size_t size = 0;
 	int r = read_all(in, fd, &at, &size);
 
 	for (end = r ? NULL : at + size; r == 0 && at < end; at = newline + 1) {
@@ -92,9 +92,9 @@ static int read_lines(struct cli_inputs *in, int fd)
 static int read_file(struct cli_inputs *in, int dir, const char *name)
 {
 	int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
-	const uint8_t *data;
-	struct stat st;
-	size_t size;
+	const uint8_t *data = NULL;
+	struct stat st = {0};
+	size_t size = 0;
 	int r = 0;
 
 	if (fd < 0 || fstat(fd, &st) < 0)
