@@ -91,13 +91,13 @@ enum abi_op {
 	 */
 	ABI_NEXT = 8,
 	/*
-	 * Give the `size` bytes at `buf`, whole 4 KiB pages, back to the host: they read as zero from
-	 * now on, and cost the host memory again when they are next written. What another vCPU
-	 * writes there meanwhile may be lost; a reset brings back what the image has. `result` is
-	 * 0; -EINVAL when they are no whole pages, none, or go round; -EFAULT when they are not all RAM;
-	 * -EACCES when any may not be written; -EBUSY while a request of another vCPU is served: try
-	 * again; -EOPNOTSUPP where RAM is memory that cannot be given back; -ENOMEM. But for 0,
-	 * nothing has changed.
+	 * Give the `size` bytes at `buf`, whole 4 KiB pages, back to the host: they read as zero
+	 * from now on, and cost the host memory again when they are next written. What another
+	 * vCPU writes there meanwhile may be lost; a reset brings back what the image has.
+	 * `result` is 0; -EINVAL when they are no whole pages, none, or go round; -EFAULT when
+	 * they are not all RAM; -EACCES when any may not be written; -EBUSY while a request of
+	 * another vCPU is served: try again; -EOPNOTSUPP where RAM is memory that cannot be given
+	 * back; -ENOMEM. But for 0, nothing has changed.
 	 */
 	ABI_DISCARD = 9,
 };

@@ -4,13 +4,13 @@
  * fresh machine, from clones, on both fault paths, and from several vCPUs at once.
  */
 #include <errno.h>
-#include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "guest/giveback.h"
 #include "tests/kvm/lab.h"
 #include "tests/kvm/script.h"
+#include "vmm/procmem.h"
 
 #define POOL  (256 * MIB)
 #define RAM   (32 * MIB)
@@ -23,7 +23,7 @@
 struct cost {
 	uint64_t frames; /* behind the pool's file: its st_blocks */
 	uint64_t copies; /* private copies of the space's */
-	uint64_t rss;    /* resident in this process, whatever it is */
+	uint64_t rss;    /* resident in this process, whatever it is (its share) */
 };
 
 struct watcher {
@@ -33,14 +33,13 @@ struct watcher {
 	struct cost cost[GIVEBACK_STEPS];
 };
 
+/* As a walk over the mappings finds it: the counters that are cheap to read lag behind. */
 static uint64_t resident_pages(void)
 {
-	FILE *f = fopen("/proc/self/statm", "re");
-	uint64_t size = 0, resident = 0;
+	struct procmem p;
 
-	cr_assert(f && fscanf(f, "%" SCNu64 " %" SCNu64, &size, &resident) == 2);
-	fclose(f);
-	return resident;
+	cr_assert_eq(procmem_read(getpid(), &p), 0);
+	return p.pss_bytes / PAGE;
 }
 
 /* On the vCPU's thread, between two of the guest's steps. */
@@ -192,7 +191,7 @@ TEST_BOTH_PATHS(giveback, answers)
 	}
 }
 
-/* A request that is itself given back is still answered: in memory that reads as zero but for that. */
+/* A request that is itself given back is answered, in memory that reads as zero but for that. */
 TEST_BOTH_PATHS(giveback, the_request_too)
 {
 	struct abi_request answer;
