@@ -35,9 +35,11 @@ void series_sort(struct series *s)
 
 uint64_t series_rank(const struct series *s, unsigned percent)
 {
-	size_t rank = (s->count * percent + 99) / 100;
+	size_t rank = s->count * percent / 100 + 1;
 
-	return s->count ? s->v[rank ? rank - 1 : 0] : 0;
+	if (s->count == 0)
+		return 0;
+	return s->v[(rank < s->count ? rank : s->count) - 1];
 }
 
 void series_fini(struct series *s)

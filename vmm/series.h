@@ -24,8 +24,9 @@ int series_add(struct series *s, uint64_t sample);
 void series_sort(struct series *s);
 
 /*
- * The sample at or below which `percent` (1..100) of all lie, by nearest rank. Of a sorted series;
- * 0 when it is empty.
+ * What the slowest (100 - percent) % of all reach or exceed: the sample at rank
+ * floor(count * percent / 100) + 1, at most count; percent in 1..100. So one slow sample in 100
+ * shows in p99. Of a sorted series; 0 when it is empty.
  */
 uint64_t series_rank(const struct series *s, unsigned percent);
 

@@ -32,7 +32,7 @@
  *     exits          total
  *     clones         count (with those that clones forked), ok, failed, lost
  *     time_us        create, first_output and run are {"p50", "p99", "max"} over all clones,
- *                    by nearest rank; wall: from the first worker's start to the last clone's
+ *                    by series_rank(); wall: from the first worker's start to the last clone's
  *                    end; total
  *     clones_per_sec count / wall
  *     clone_bytes    of single clones when they ended: shared, private, owned, tables (page tables
