@@ -7,19 +7,11 @@
 #include <errno.h>
 #include <string.h>
 
-#include "bench/commands.h"
+#include "bench/driver.h"
 #include "vmm/cli.h"
 
-static const struct {
-	const char *name;
-	const char *full; /* what the command calls itself */
-	int (*run)(int argc, char **argv);
-} commands[] = {
-	{"faults", "cowslip bench faults", bench_faults},
-	{"clone", "cowslip bench clone", bench_clone},
-	{"reset", "cowslip bench reset", bench_reset},
-	{"snapshot", "cowslip bench snapshot", bench_snapshot},
-};
+static const struct bench_command *const commands[] = {&bench_faults, &bench_clone, &bench_reset,
+                                                       &bench_snapshot};
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
 
 static const struct argp_option options[] = {CLI_COMMON_OPTIONS};
@@ -59,12 +51,9 @@ int cli_bench(int argc, char **argv)
 {
 	enum cli_parsed p;
 
-	for (size_t i = 0; argc > 1 && i < COMMANDS; i++) {
-		if (strcmp(argv[1], commands[i].name) == 0) {
-			argv[1] = (char *)(uintptr_t)commands[i].full;
-			return commands[i].run(argc - 1, argv + 1);
-		}
-	}
+	for (size_t i = 0; argc > 1 && i < COMMANDS; i++)
+		if (strcmp(argv[1], commands[i]->name) == 0)
+			return bench_main(commands[i], argc - 1, argv + 1);
 	p = cli_parse(&top, argc, argv, NULL);
 	if (p != CLI_GO)
 		return cli_parsed_status(p);

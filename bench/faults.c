@@ -15,16 +15,13 @@
 #include <unistd.h>
 
 #include "arch/arch.h"
-#include "bench/commands.h"
+#include "bench/driver.h"
 #include "bench/faults_row.h"
-#include "bench/options.h"
+#include "bench/guest_run.h"
 #include "bench/pattern.h"
-#include "bench/progress.h"
-#include "bench/report.h"
 #include "vmm/console.h"
 
 #define DEFAULT_SIZE     (UINT64_C(64) << 20)
-#define DEFAULT_REPEAT   5u
 #define MOST_LINKS       100u
 #define MOST_ROWS        16u
 #define TIMEOUT_NS       UINT64_C(600000000000) /* of one walk */
@@ -33,26 +30,23 @@
 #define ACCOUNTED_SLIP   0.05                   /* between histograms and the whole walk */
 
 struct faults {
+	struct bench_run run;
+
 	/* As asked for. */
 	struct order_spec order;
 	const char *pattern, *access, *memory;
 	bool access_given, faults_given;
-	uint64_t size, cpus, repeat;
+	uint64_t size, cpus;
 	uint64_t depth; /* of the template's chain; 0: fresh memory */
 	int page_size, faults;
 	const char *record, *row_names;
-	struct bench_output output;
 
 	/* As it goes. */
-	struct kvm kvm;
-	struct host host;
-	char program[4096];
 	struct walk_spec spec;
 	struct memwalk_order *touches;
 	struct walk_template template;
-	struct faults_row *rows; /* room for MOST_ROWS */
+	struct faults_row rows[MOST_ROWS];
 	unsigned row_count;
-	json_t *doc;
 };
 
 /* ---- options ---- */
@@ -66,7 +60,6 @@ enum key {
 	KEY_PAGE_SIZE,
 	KEY_FAULTS,
 	KEY_VCPUS,
-	KEY_REPEAT,
 	KEY_SEED,
 	KEY_ROWS,
 	KEY_RECORD,
@@ -90,8 +83,7 @@ static const struct argp_option options[] = {
          "What to measure: auto, kernel, uffd, kernel-4k, kernel-thp, private-4k, uffd-4k, "
          "populate (auto and all baselines)",
          3},
-	{"repeat", KEY_REPEAT, "N", 0, "Walks on each row's memory (5)", 3},
-	BENCH_OUTPUT_OPTIONS,
+	BENCH_COMMON_OPTIONS,
 	CLI_COMMON_OPTIONS,
 };
 
@@ -158,8 +150,6 @@ static int take_option(void *to, int key, const char *arg)
 		return cli_choose("--faults", arg, cli_fault_words, &f->faults);
 	case KEY_VCPUS:
 		return cli_count("--vcpus", arg, 1, VM_MAX_CPUS, &f->cpus);
-	case KEY_REPEAT:
-		return cli_count("--repeat", arg, 1, SAMPLE_MAX, &f->repeat);
 	case KEY_SEED:
 		return cli_count("--seed", arg, 0, INT64_MAX, &f->order.seed);
 	case KEY_ROWS:
@@ -167,33 +157,15 @@ static int take_option(void *to, int key, const char *arg)
 	case KEY_RECORD:
 		return cli_name("--record-trace", arg, &f->record);
 	}
-	return bench_take_output(&f->output, key, arg);
-}
-
-static int take_argument(void *to, unsigned index, bool after, const char *arg)
-{
-	(void)to;
-	(void)index;
-	(void)after;
-	cli_error("%s: bench faults takes no argument; everything is an option", arg);
 	return -EINVAL;
 }
 
-static const struct cli_command command = {
-	.options = options,
-	.args_doc = "",
-	.doc = "Have a guest touch memory page by page, and time every touch; beside it the same "
-	       "guest on memory as other VMMs have it."
-	       "\vRows: auto, kernel, uffd are cowslip's own memory by fault path. kernel-4k is "
-	       "anonymous memory, kernel-thp with huge pages, private-4k a private mapping of a "
-	       "file in memory, uffd-4k one UFFDIO_COPY per page, populate filled beforehand. On "
-	       "clones, baselines are those that can hold an image's bytes.\n\nExit status: 0; 125 "
-	       "when it cannot be measured.",
-	.option = take_option,
-	.argument = take_argument,
-};
-
 /* ---- rows ---- */
+
+static bool fits(const struct faults *f, const struct memory_kind *kind)
+{
+	return kind->clones || f->depth == 0;
+}
 
 static int add_row(struct faults *f, const struct memory_kind *kind)
 {
@@ -203,7 +175,7 @@ static int add_row(struct faults *f, const struct memory_kind *kind)
 			return -EINVAL;
 		}
 	}
-	if (f->depth && !kind->clones) {
+	if (!fits(f, kind)) {
 		cli_error("--rows: %s cannot hold an image, so it has no row with --memory %s; "
 		          "leave it out",
 		          kind->name, f->memory);
@@ -228,7 +200,7 @@ static int default_rows(struct faults *f)
 	int e = add_row(f, library_kind(f->faults));
 
 	for (const struct memory_kind *k = memory_kinds; e == 0 && k->name; k++)
-		if (!k->library && (k->clones || f->depth == 0))
+		if (!k->library && fits(f, k))
 			e = add_row(f, k);
 	return e;
 }
@@ -279,8 +251,9 @@ static int choose_rows(struct faults *f)
 }
 
 /* What the table compares with: the plainest of what there is. NULL: no baseline is measured. */
-static const char *main_baseline(const struct faults *f)
+static const char *main_baseline(const void *state)
 {
+	const struct faults *f = state;
 	const char *first = NULL;
 
 	for (unsigned i = 0; i < f->row_count; i++) {
@@ -293,14 +266,6 @@ static const char *main_baseline(const struct faults *f)
 }
 
 /* ---- checks before anything runs ---- */
-
-static int check_size(const struct faults *f)
-{
-	if (is_aligned(f->size, MM_PAGE_SIZE))
-		return 0;
-	cli_error("--size %" PRIu64 ": not a multiple of 4 KiB; give whole pages", f->size);
-	return -EINVAL;
-}
 
 static int make_order(struct faults *f)
 {
@@ -335,11 +300,13 @@ static int check_ram(const struct faults *f)
 	return -EFBIG;
 }
 
-static int check_cpus(const struct faults *f)
+static int check_cpus(void *state)
 {
-	if (f->cpus > f->kvm.caps.max_vcpus) {
+	const struct faults *f = state;
+
+	if (f->cpus > f->run.kvm.caps.max_vcpus) {
 		cli_error("--vcpus %" PRIu64 ": this KVM has at most %u", f->cpus,
-		          f->kvm.caps.max_vcpus);
+		          f->run.kvm.caps.max_vcpus);
 		return -EINVAL;
 	}
 	if (f->cpus <= f->touches->touches)
@@ -350,33 +317,29 @@ static int check_cpus(const struct faults *f)
 }
 
 /* A walk's guest; of clones also the template and a copy of it. */
-static uint64_t memory_needed(const struct faults *f)
+static uint64_t memory_needed(const void *state)
 {
+	const struct faults *f = state;
+
 	return walk_ram(&f->spec) * (f->depth ? 3 : 1) + f->spec.order_size + OWN_MEMORY;
 }
 
-static int prepare(struct faults *f)
+static int prepare(void *state)
 {
-	char what[64];
-	int e = bench_check_output(&f->output);
+	struct faults *f = state;
+	int e = choose_rows(f);
 
-	if (e == 0)
-		e = check_size(f);
-	if (e == 0)
-		e = choose_rows(f);
-	if (e)
-		return e;
 	/* Before an order of that length is made. */
-	snprintf(what, sizeof(what), "--size %" PRIu64 " MiB", f->size >> 20);
-	host_read(&f->host);
-	e = bench_check_memory(&f->host, f->size, what);
+	if (e == 0)
+		e = bench_check_size(&f->run, f->size);
 	if (e == 0)
 		e = make_order(f);
 	if (e)
 		return e;
+	f->run.steps = f->row_count;
 	f->spec = (struct walk_spec){
-		.kvm = &f->kvm,
-		.program = f->program,
+		.kvm = &f->run.kvm,
+		.program = f->run.program,
 		.size = f->size,
 		.cpus = (unsigned)f->cpus,
 		.page_size = (enum page_size)f->page_size,
@@ -384,12 +347,7 @@ static int prepare(struct faults *f)
 		.order_size = f->spec.order_size,
 		.timeout_ns = TIMEOUT_NS,
 	};
-	e = check_ram(f);
-	if (e == 0)
-		e = bench_check_memory(&f->host, memory_needed(f), what);
-	if (e == 0)
-		e = bench_find_guest(&f->output, "memwalk.elf", f->program, sizeof(f->program));
-	return e;
+	return check_ram(f);
 }
 
 /* ---- measuring ---- */
@@ -399,87 +357,71 @@ static int prepare(struct faults *f)
  * what lies free for two seconds back to its own host (free page reporting), and touching it again
  * costs many times more. Rows with huge pages are hit most, and which row it is would be chance.
  */
-static int walk_row(struct faults *f, struct faults_row *row, bool counts)
+static int walk_row(struct faults *f, struct faults_row *row, bool counts, struct vm_error *err)
 {
 	struct walk_result *w = malloc(sizeof(*w));
-	struct vm_error err = {.text = "no memory"};
+	struct vm_error why = {.text = "no memory"};
 	int e = w ? 0 : -ENOMEM;
 
 	if (e == 0) {
 		/* What cannot be warmed up was told before the first walk. */
 		(void)host_warm(walk_ram(&f->spec));
-		e = walk_run(&f->spec, row->kind, &f->template, w, &err);
+		e = walk_run(&f->spec, row->kind, &f->template, w, &why);
 	}
 	if (e == 0 && counts) {
 		e = faults_row_add(row, w, f->size, f->depth > 0);
 		if (e)
-			snprintf(err.text, sizeof(err.text), "its figures make no sense: %s",
-			         strerror(-e));
+			bench_fail(&why, e, "its figures make no sense: %s", strerror(-e));
 	}
-	if (e)
-		cli_error("bench faults: %s: %s", row->kind->name, err.text);
 	free(w);
-	return e;
+	return e ? bench_fail(err, e, "%s: %.200s", row->kind->name, why.text) : 0;
 }
 
 /* Round 0 warms up: page cache, the kernel's caches, the guest's file. */
-static int run_rounds(struct faults *f, struct progress *p)
+static int run_round(void *state, unsigned round, struct vm_error *err)
 {
-	unsigned done = 0;
+	struct faults *f = state;
 	int e = 0;
 
-	for (unsigned round = 0; e == 0 && round <= f->repeat; round++) {
-		for (unsigned i = 0; e == 0 && i < f->row_count; i++) {
-			struct faults_row *row = &f->rows[(i + round) % f->row_count];
+	for (unsigned i = 0; e == 0 && i < f->row_count; i++) {
+		struct faults_row *row = &f->rows[(i + round) % f->row_count];
 
-			progress_step(p, done++, row->kind->name);
-			e = walk_row(f, row, round > 0);
-		}
+		bench_step(&f->run, row->kind->name);
+		e = walk_row(f, row, round > 0, err);
 	}
 	return e;
 }
 
-static int make_template(struct faults *f)
+static int record_order(const struct faults *f, struct vm_error *err)
 {
-	bool copy = false;
-	struct vm_error err;
-	int e;
+	struct pattern_error why;
+	int e = f->record ? pattern_record(f->touches, f->order.pages, f->record, &why) : 0;
 
-	if (f->depth == 0)
-		return 0;
-	for (unsigned i = 0; i < f->row_count; i++)
-		copy |= !f->rows[i].kind->library;
-	e = walk_template_make(&f->spec, (unsigned)f->depth, copy, &f->template, &err);
-	if (e)
-		cli_error("bench faults: the template of the clones: %s", err.text);
-	return e;
+	return e ? bench_fail(err, e, "--record-trace %s; name a file that can be written",
+	                      why.text)
+	         : 0;
 }
 
-static int measure(struct faults *f)
+static int set_up(void *state, struct vm_error *err)
 {
-	struct host_watch watch;
-	struct progress p;
-	int e;
+	struct faults *f = state;
+	struct vm_error why;
+	bool copy = false;
+	int e = record_order(f, err);
 
-	if (host_warm(memory_needed(f)) &&
-	    report_warn(f->doc, "not all memory that the run uses could be warmed up first"))
-		return -ENOMEM;
-	progress_start(&p, STDERR_FILENO, (unsigned)(f->repeat + 1) * f->row_count);
-	progress_step(&p, 0, "making a template");
-	host_watch_start(&watch);
-	e = make_template(f);
-	if (e == 0)
-		e = run_rounds(f, &p);
-	progress_end(&p);
-	if (e == 0)
-		host_watch_end(&watch, report_say, f->doc);
-	return e;
+	if (e || f->depth == 0)
+		return e;
+	for (unsigned i = 0; i < f->row_count; i++)
+		copy |= !f->rows[i].kind->library;
+	e = walk_template_make(&f->spec, (unsigned)f->depth, copy, &f->template, &why);
+	return e ? bench_fail(err, e, "the template of the clones: %.200s", why.text) : 0;
 }
 
 /* ---- the document ---- */
 
-static json_t *parameters_json(const struct faults *f)
+static json_t *parameters_json(const void *state)
 {
+	const struct faults *f = state;
 	bool trace = f->order.pattern.kind == PATTERN_TRACE;
 
 	return json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:I, s:I, s:I}", "pattern",
@@ -487,7 +429,7 @@ static json_t *parameters_json(const struct faults *f)
 	                 "size", (json_int_t)f->size, "touches", (json_int_t)f->touches->touches,
 	                 "page_size", page_words[f->page_size].word, "faults",
 	                 cli_fault_words[f->faults].word, "vcpus", (json_int_t)f->cpus, "repeat",
-	                 (json_int_t)f->repeat, "seed", (json_int_t)f->order.seed);
+	                 (json_int_t)f->run.repeat, "seed", (json_int_t)f->order.seed);
 }
 
 /* A row that is named for huge pages and got none says more of the host than of them. */
@@ -495,10 +437,10 @@ static int warn_of_huge(const struct faults *f, const struct faults_row *r)
 {
 	if (!r->kind->huge || sample_spread(&r->huge_bytes).median > 0)
 		return 0;
-	return report_warn(f->doc,
+	return report_warn(f->run.doc,
 	                   "%s: the host gave no huge page (transparent huge pages: %s); the row "
 	                   "shows 4 KiB pages",
-	                   r->kind->name, f->host.thp);
+	                   r->kind->name, f->run.host.thp);
 }
 
 /* A guest that waits for nobody, and yet does not run all the time, shares its CPU. */
@@ -508,7 +450,7 @@ static int warn_of_neighbours(const struct faults *f, const struct faults_row *r
 
 	if (share <= OFF_CPU_TOO_LONG || sample_spread(&r->events).median > 0)
 		return 0;
-	return report_warn(f->doc,
+	return report_warn(f->run.doc,
 	                   "%s: the guest had no CPU for %.0f %% of the walk; other programs' time "
 	                   "is in this figure, and in all others",
 	                   r->kind->name, share * 100);
@@ -521,21 +463,22 @@ static int warn_of_accounts(const struct faults *f, const struct faults_row *r)
 
 	if (f->cpus > 1 || (share > 1 - ACCOUNTED_SLIP && share < 1 + ACCOUNTED_SLIP))
 		return 0;
-	return report_warn(f->doc,
+	return report_warn(f->run.doc,
 	                   "%s: the times of all touches add up to %.0f %% of the walk; something "
 	                   "came in between, and latency does not show it",
 	                   r->kind->name, share * 100);
 }
 
-static int finish(struct faults *f)
+static int finish(void *state)
 {
+	struct faults *f = state;
 	int e = 0;
 
 	for (unsigned i = 0; e == 0 && i < f->row_count; i++) {
 		const struct faults_row *r = &f->rows[i];
 		json_t *row = faults_row_json(r, f->rows, f->row_count);
 
-		e = row ? report_add_row(f->doc, row) : -ENOMEM;
+		e = row ? report_add_row(f->run.doc, row) : -ENOMEM;
 		if (e == 0)
 			e = warn_of_huge(f, r);
 		if (e == 0)
@@ -548,78 +491,49 @@ static int finish(struct faults *f)
 
 /* ---- the command ---- */
 
-static int record_order(const struct faults *f)
+static void set_defaults(void *state)
 {
-	struct pattern_error err;
-	int e = f->record ? pattern_record(f->touches, f->order.pages, f->record, &err) : 0;
+	struct faults *f = state;
 
-	if (e)
-		cli_error("--record-trace %s; name a file that can be written", err.text);
-	return e;
+	f->pattern = "seq";
+	f->access = "write";
+	f->memory = "fresh";
+	f->size = DEFAULT_SIZE;
+	f->cpus = 1;
+	f->order = (struct order_spec){.pattern = {.stride = 1}, .write_percent = 100, .seed = 1};
 }
 
-static int run_and_report(struct faults *f)
+static void fini(void *state)
 {
-	int e = bench_output_open(&f->output, f->doc);
+	struct faults *f = state;
 
-	if (e == 0)
-		e = record_order(f);
-	if (e == 0)
-		e = measure(f);
-	if (e)
-		return CLI_FAILED;
-	if (finish(f)) {
-		cli_error("no memory for the report");
-		return CLI_FAILED;
-	}
-	return bench_output_put(&f->output, f->doc);
-}
-
-static int with_kvm(struct faults *f)
-{
-	int status = CLI_FAILED;
-
-	if (cli_open_kvm(&f->kvm))
-		return CLI_FAILED;
-	if (check_cpus(f) == 0) {
-		f->doc = report_new("faults", parameters_json(f), main_baseline(f), &f->host);
-		if (f->doc) {
-			host_warn(&f->host, report_say, f->doc);
-			status = run_and_report(f);
-		}
-		bench_output_close(&f->output);
-		json_decref(f->doc);
-	}
 	walk_template_fini(&f->template);
-	kvm_close(&f->kvm);
-	return status;
+	free(f->touches);
 }
 
-int bench_faults(int argc, char **argv)
-{
-	struct faults f = {
-		.pattern = "seq",
-		.access = "write",
-		.memory = "fresh",
-		.size = DEFAULT_SIZE,
-		.cpus = 1,
-		.repeat = DEFAULT_REPEAT,
-		.order = {.pattern = {.stride = 1}, .write_percent = 100, .seed = 1},
-		.rows = calloc(MOST_ROWS, sizeof(struct faults_row)),
-	};
-	enum cli_parsed parsed;
-	int status = CLI_FAILED;
-
-	if (!f.rows) {
-		cli_error("no memory to start");
-		return CLI_FAILED;
-	}
-	parsed = cli_parse(&command, argc, argv, &f);
-	if (parsed != CLI_GO)
-		status = cli_parsed_status(parsed);
-	else if (prepare(&f) == 0)
-		status = with_kvm(&f);
-	free(f.touches);
-	free(f.rows);
-	return status;
-}
+const struct bench_command bench_faults = {
+	.cli = {.options = options,
+                .args_doc = "",
+                .doc = "Have a guest touch memory page by page, and time every touch; beside it "
+                       "the same guest on memory as other VMMs have it."
+                       "\vRows: auto, kernel, uffd are cowslip's own memory by fault path. "
+                       "kernel-4k is anonymous memory, kernel-thp with huge pages, private-4k a "
+                       "private mapping of a file in memory, uffd-4k one UFFDIO_COPY per "
+                       "page, populate filled beforehand. On "
+                       "clones, baselines are those that can hold an image's bytes.\n\n"
+                       "Exit status: 0; 125 when it cannot be measured.",
+                .option = take_option},
+	.name = "faults",
+	.guest = "memwalk.elf",
+	.size = sizeof(struct faults),
+	.defaults = set_defaults,
+	.prepare = prepare,
+	.memory = memory_needed,
+	.check = check_cpus,
+	.parameters = parameters_json,
+	.baseline = main_baseline,
+	.set_up = set_up,
+	.round = run_round,
+	.finish = finish,
+	.fini = fini,
+};

@@ -112,24 +112,6 @@ int faults_row_add(struct faults_row *r, const struct walk_result *w, uint64_t s
 
 /* ---- telling ---- */
 
-static int set(json_t *to, const char *key, json_t *value)
-{
-	return json_object_set_new(to, key, value) ? -ENOMEM : 0;
-}
-
-static int set_spread(json_t *to, const char *key, const struct sample *s)
-{
-	struct spread spread = sample_spread(s);
-
-	return report_set_figure(to, key, &spread);
-}
-
-/* The median of what is counted, not timed: a whole number. */
-static int set_count(json_t *to, const char *key, const struct sample *s)
-{
-	return set(to, key, json_integer((json_int_t)(sample_spread(s).median + 0.5)));
-}
-
 static int set_ratios(json_t *row, const struct faults_row *r, const struct faults_row *rows,
                       unsigned count)
 {
@@ -152,7 +134,8 @@ static json_t *kinds_json(const struct faults_row *r)
 	for (unsigned k = 0; k < TOUCH_KINDS; k++) {
 		if (r->kinds[k].count == 0)
 			continue;
-		if (set(kinds, kind_names[k], hist_latency_json(&r->kinds[k], r->cycles_per_sec))) {
+		if (report_set(kinds, kind_names[k],
+		               hist_latency_json(&r->kinds[k], r->cycles_per_sec))) {
 			json_decref(kinds);
 			return NULL;
 		}
@@ -160,25 +143,24 @@ static json_t *kinds_json(const struct faults_row *r)
 	return kinds;
 }
 
+/* Counters that this KVM does not have are left out; null: it has none. */
 static json_t *kvm_json(const struct faults_row *r)
 {
-	json_t *kvm = json_object();
-	bool any = false;
+	struct report_item items[KVM_COUNTERS];
+	size_t count = 0;
+	json_t *kvm;
 
-	for (unsigned i = 0; i < KVM_COUNTERS; i++) {
-		if (r->kvm[i].count == 0)
-			continue;
-		any = true;
-		if (set(kvm, kvm_counter_name((enum kvm_counter)i),
-		        json_integer((json_int_t)sample_spread(&r->kvm[i]).median))) {
-			json_decref(kvm);
-			return NULL;
-		}
-	}
-	if (any)
+	for (unsigned i = 0; i < KVM_COUNTERS; i++)
+		if (r->kvm[i].count)
+			items[count++] = (struct report_item){kvm_counter_name((enum kvm_counter)i),
+			                                      &r->kvm[i], ITEM_WHOLE};
+	if (count == 0)
+		return json_null();
+	kvm = json_object();
+	if (!kvm || report_set_items(kvm, items, count) == 0)
 		return kvm;
 	json_decref(kvm);
-	return json_null();
+	return NULL;
 }
 
 /* Return: 0; -ENOMEM. */
@@ -191,65 +173,47 @@ static int set_latency(json_t *row, const struct faults_row *r)
 	for (unsigned k = 0; e == 0 && k < TOUCH_KINDS; k++)
 		e = hist_merge(&all, &r->kinds[k]);
 	if (e == 0)
-		e = set(row, "latency_ns", hist_latency_json(&all, r->cycles_per_sec));
+		e = report_set(row, "latency_ns", hist_latency_json(&all, r->cycles_per_sec));
 	if (e == 0)
-		e = set(row, "kinds", kinds_json(r));
+		e = report_set(row, "kinds", kinds_json(r));
 	if (e == 0)
-		e = set(row, "cdf", hist_cdf_json(&all, r->cycles_per_sec));
+		e = report_set(row, "cdf", hist_cdf_json(&all, r->cycles_per_sec));
 	return e;
 }
 
-static int set_counts(json_t *row, const struct faults_row *r)
+static int set_items(json_t *row, const struct faults_row *r)
 {
-	const struct {
-		const char *key;
-		const struct sample *s;
-	} counts[] = {
-		{"violations", &r->violations},       {"events", &r->events},
-		{"committed_bytes", &r->committed},   {"huge_bytes", &r->huge_bytes},
-		{"private_bytes", &r->private_bytes},
+	const struct report_item items[] = {
+		{"us_per_page", &r->us_per_page, ITEM_FIGURE},
+		{"pages_per_s", &r->pages_per_s, ITEM_FIGURE},
+		{"cpu_us_per_page", &r->cpu_us_per_page, ITEM_FIGURE},
+		{"prepare_us", &r->prepare_us, ITEM_MEDIAN},
+		{"walk_us", &r->walk_us, ITEM_MEDIAN},
+		{"wall_us", &r->wall_us, ITEM_MEDIAN},
+		{"off_cpu", &r->off_cpu, ITEM_MEDIAN},
+		{"accounted", &r->accounted, ITEM_MEDIAN},
+		{"violations", &r->violations, ITEM_WHOLE},
+		{"events", &r->events, ITEM_WHOLE},
+		{"committed_bytes", &r->committed, ITEM_WHOLE},
+		{"huge_bytes", &r->huge_bytes, ITEM_WHOLE},
+		{"private_bytes", &r->private_bytes, ITEM_WHOLE},
 	};
-	int e = set(row, "touches", json_integer((json_int_t)r->touches));
 
-	for (size_t i = 0; e == 0 && i < sizeof(counts) / sizeof(counts[0]); i++)
-		e = set_count(row, counts[i].key, counts[i].s);
-	return e;
-}
-
-static int set_times(json_t *row, const struct faults_row *r)
-{
-	const struct {
-		const char *key;
-		const struct sample *s;
-	} medians[] = {
-		{"prepare_us", &r->prepare_us}, {"walk_us", &r->walk_us},
-		{"wall_us", &r->wall_us},       {"off_cpu", &r->off_cpu},
-		{"accounted", &r->accounted},
-	};
-	int e = set_spread(row, "us_per_page", &r->us_per_page);
-
-	if (e == 0)
-		e = set_spread(row, "pages_per_s", &r->pages_per_s);
-	if (e == 0)
-		e = set_spread(row, "cpu_us_per_page", &r->cpu_us_per_page);
-	for (size_t i = 0; e == 0 && i < sizeof(medians) / sizeof(medians[0]); i++)
-		e = set(row, medians[i].key, json_real(sample_spread(medians[i].s).median));
-	return e;
+	return report_set_items(row, items, REPORT_COUNT(items));
 }
 
 json_t *faults_row_json(const struct faults_row *r, const struct faults_row *rows, unsigned count)
 {
-	json_t *row = json_pack("{s:s}", "name", r->kind->name);
-	int e = row ? set_times(row, r) : -ENOMEM;
+	json_t *row =
+		json_pack("{s:s, s:I}", "name", r->kind->name, "touches", (json_int_t)r->touches);
+	int e = row ? set_items(row, r) : -ENOMEM;
 
 	if (e == 0)
 		e = set_ratios(row, r, rows, count);
 	if (e == 0)
 		e = set_latency(row, r);
 	if (e == 0)
-		e = set_counts(row, r);
-	if (e == 0)
-		e = set(row, "kvm", kvm_json(r));
+		e = report_set(row, "kvm", kvm_json(r));
 	if (e == 0)
 		return row;
 	json_decref(row);

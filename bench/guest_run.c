@@ -23,6 +23,14 @@ int bench_fail(struct vm_error *err, int code, const char *format, ...)
 	return code;
 }
 
+int bench_pool(uint64_t bytes, struct pool **out, struct vm_error *err)
+{
+	int e = pool_create(align_up(bytes, MM_BLOCK_SIZE), out);
+
+	return e ? bench_fail(err, e, "a pool of %" PRIu64 " MiB: %s", bytes >> 20, strerror(-e))
+	         : 0;
+}
+
 void guest_console(void *ctx, const void *data, size_t size)
 {
 	struct guest_run *g = ctx;

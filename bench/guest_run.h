@@ -18,6 +18,9 @@
 int bench_fail(struct vm_error *err, int code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/* pool_create(), of `bytes` rounded up to blocks; err->text says when there is none. */
+int bench_pool(uint64_t bytes, struct pool **out, struct vm_error *err);
+
 /* A VM that runs, and the first of what it printed: for a report that it failed. */
 struct guest_run {
 	struct vm *vm; /* NULL: none */

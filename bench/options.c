@@ -8,7 +8,6 @@
 #include "bench/options.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -292,21 +291,4 @@ int bench_find_guest(const struct bench_output *o, const char *name, char *path,
 	          "directory in $COWSLIP_GUESTS",
 	          name);
 	return -ENOENT;
-}
-
-int bench_check_memory(const struct host *h, uint64_t needed, const char *what)
-{
-	uint64_t room = host_memory_room(h);
-
-	if (needed <= room)
-		return 0;
-	cli_error("%s: the run needs %" PRIu64 " MiB of this host's memory, and %" PRIu64
-	          " MiB can be had; ask for less",
-	          what, needed >> 20, room >> 20);
-	return -ENOMEM;
-}
-
-int bench_set(json_t *to, const char *key, json_t *value)
-{
-	return json_object_set_new(to, key, value) ? -ENOMEM : 0;
 }

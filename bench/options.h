@@ -10,6 +10,8 @@
  * Everything that can be known to be wrong is, before the run starts. Part of the command line: it
  * prints.
  *
+ * BENCH_KEY_REPEAT and BENCH_KEY_DIR are bench/driver.h's to take.
+ *
  * Concurrency: one thread.
  */
 #ifndef COWSLIP_BENCH_OPTIONS_H
@@ -19,7 +21,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "bench/host.h"
 #include "vmm/atomic_file.h"
 #include "vmm/cli.h"
 
@@ -31,16 +32,26 @@ enum bench_key {
 	BENCH_KEY_PLOT,
 	BENCH_KEY_COMPARE,
 	BENCH_KEY_GUEST,
+	BENCH_KEY_REPEAT,
+	BENCH_KEY_DIR,
 	BENCH_KEY_OWN,
 };
 
-#define BENCH_OUTPUT_OPTIONS                                                                       \
-	{"json",                                                                                   \
-	 BENCH_KEY_JSON,                                                                           \
-	 "FILE",                                                                                   \
-	 OPTION_ARG_OPTIONAL,                                                                      \
-	 "Print the document as JSON, or write it to FILE as well",                                \
-	 8},                                                                                       \
+/* Of those that keep a file meanwhile. */
+#define BENCH_DIR_OPTION                                                                           \
+	{                                                                                          \
+		"dir", BENCH_KEY_DIR, "DIR", 0,                                                    \
+			"Where files are kept meanwhile (the working directory)", 3                \
+	}
+
+#define BENCH_COMMON_OPTIONS                                                                       \
+	{"repeat", BENCH_KEY_REPEAT, "N", 0, "How many times (5)", 3},                             \
+		{"json",                                                                           \
+	         BENCH_KEY_JSON,                                                                   \
+	         "FILE",                                                                           \
+	         OPTION_ARG_OPTIONAL,                                                              \
+	         "Print the document as JSON, or write it to FILE as well",                        \
+	         8},                                                                               \
 		{"csv",                                                                            \
 	         BENCH_KEY_CSV,                                                                    \
 	         "FILE",                                                                           \
@@ -101,11 +112,5 @@ void bench_output_close(struct bench_output *o);
  * beside this program or beside its directory. Return: 0, or -errno after an error line.
  */
 int bench_find_guest(const struct bench_output *o, const char *name, char *path, size_t size);
-
-/* Refuse a run that needs more than this host can give. `what`: the option to blame. */
-int bench_check_memory(const struct host *h, uint64_t needed, const char *what);
-
-/* json_object_set_new() that takes a NULL value for no memory. Return: 0; -ENOMEM. */
-int bench_set(json_t *to, const char *key, json_t *value);
 
 #endif

@@ -241,8 +241,8 @@ static const struct chart {
 } charts[] = {
 	{"faults", "pages_per_s", "Throughput", "thousand pages/s (medians; whiskers: quartiles)",
          1e-3, "k", NULL},
-	{"clone", "us_p50", "From the request until", "milliseconds (p50; whiskers: quartiles)",
-         1e-3, " ms", "us_p99"},
+	{"clone", "us_p50", "From a worker's start on a clone until",
+         "milliseconds (p50; whiskers: quartiles)", 1e-3, " ms", "us_p99"},
 	{"reset", "us_p50", "Reset", "microseconds (p50; whiskers: quartiles)", 1, " us", "us_p99"},
 	{"snapshot", "us", "Time", "milliseconds (medians; whiskers: quartiles)", 1e-3, " ms",
          NULL},

@@ -7,6 +7,7 @@
 #include "bench/report.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,11 +53,6 @@ int report_add_row(json_t *doc, json_t *row)
 	return done(json_array_append_new(json_object_get(doc, "rows"), row));
 }
 
-int report_set_summary(json_t *doc, json_t *summary)
-{
-	return done(json_object_set_new(doc, "summary", summary));
-}
-
 int report_warn(json_t *doc, const char *format, ...)
 {
 	char text[TEXT_MAX];
@@ -98,6 +94,39 @@ int report_set_figure(json_t *row, const char *key, const struct spread *s)
 	snprintf(beside, sizeof(beside), "%s%s", key, spread_suffix);
 	return done(json_object_set_new(row, key, median(s)) ||
 	            json_object_set_new(row, beside, quartiles(s)));
+}
+
+int report_set(json_t *to, const char *key, json_t *value)
+{
+	return done(json_object_set_new(to, key, value));
+}
+
+static json_t *whole(const struct spread *s)
+{
+	return s->count ? json_integer(llround(s->median)) : json_null();
+}
+
+int report_set_items(json_t *row, const struct report_item *items, size_t count)
+{
+	int r = 0;
+
+	for (const struct report_item *i = items; r == 0 && i < items + count; i++) {
+		struct spread s = sample_spread(i->sample);
+
+		if (i->form == ITEM_FIGURE)
+			r = report_set_figure(row, i->key, &s);
+		else
+			r = report_set(row, i->key, i->form == ITEM_WHOLE ? whole(&s) : median(&s));
+	}
+	return r;
+}
+
+int report_set_summary(json_t *doc, const struct report_item *items, size_t count)
+{
+	json_t *summary = json_object();
+	int r = report_set(doc, "summary", summary);
+
+	return r ? r : report_set_items(summary, items, count);
 }
 
 /* The object `key` of a row, made when it is not there. Borrowed; NULL: no memory. */

@@ -19,7 +19,8 @@
  *     summary     object of figures of the whole run that belong to no row; may be left out
  *
  * Figures are medians over the repeats. F_spread beside a figure F is [q1, q3], the quartiles over
- * the repeats; null for fewer than SPREAD_LEAST, of which nothing of the kind is known. Rows of all commands may have
+ * the repeats; null for fewer than SPREAD_LEAST, of which nothing of the kind is known. Rows of all
+ * commands may have
  *
  *     ratio_to, ratio_spread    {"BASELINE": ratio}, {"BASELINE": [q1, q3]}: how many times as fast
  *                    as the row BASELINE, repeat by repeat; above 1 is faster
@@ -31,12 +32,18 @@
  *                 violations, events, committed_bytes, private_bytes, prepare_us (work done before
  *                 the walk), kvm {counter: value} (left out where KVM counts nothing), cdf
  *                 ([[ns, fraction], ...])
- *     clone       a row per phase ("created", "first instruction", "first output", "exit"):
- *                 us_p50 (_spread), us_p90, us_p99, us_max, count, each since the request. summary:
- *                 clones_per_s (_spread)
- *     reset       a row per number of dirty pages: dirty_pages, us_p50 (_spread), us_p90, us_p99,
- *                 us_max, count
+ *     clone       a row per kind of VM and phase ("new: created", "reused: first output", ...;
+ *                 bench/clone.c): us_p50 (_spread), us_p90, us_p99, us_max, count, each since a
+ *                 worker has begun with the clone. summary: new_clones_per_s,
+ *                 reused_clones_per_s (_spread), first_output_ratio (_spread: how many times as
+ *                 soon with a reused VM), reused (clones in the rows of reused VMs)
+ *     reset       a row per kind of reset and number of dirty pages: dirty_pages, us_p50
+ *                 (_spread), us_p90, us_p99, us_max, count. summary: fixed_us, us_per_page, r2
+ *                 (_spread)
  *     snapshot    a row per operation: us (_spread), bytes, gb_per_s (_spread; 10^9 bytes)
+ *
+ * us_p50 is the median over the repeats of each repeat's median; us_p90, us_p99 and us_max are of
+ * all repeats together (bench/times.h).
  *
  * A figure that was not measured is null or left out; every rendering shows it as "-" or empty.
  *
@@ -52,6 +59,8 @@
 
 #include "bench/sample.h"
 
+#define REPORT_COUNT(a) (sizeof(a) / sizeof((a)[0]))
+
 #define REPORT_SCHEMA 1
 
 struct host;
@@ -64,7 +73,6 @@ json_t *report_new(const char *command, json_t *parameters, const char *baseline
                    const struct host *host);
 
 int report_add_row(json_t *doc, json_t *row);
-int report_set_summary(json_t *doc, json_t *summary);
 int report_warn(json_t *doc, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* host_say_fn with the document as ctx. A sentence for which there is no memory is lost. */
@@ -72,6 +80,22 @@ void report_say(void *doc, const char *sentence);
 
 /* A row, or a summary: KEY and KEY_spread. An empty spread makes null of both; see SPREAD_LEAST. */
 int report_set_figure(json_t *row, const char *key, const struct spread *s);
+
+/* json_object_set_new() that takes a NULL value for no memory. */
+int report_set(json_t *to, const char *key, json_t *value);
+
+/* What a row tells of a sample. */
+struct report_item {
+	const char *key;
+	const struct sample *sample;
+	enum {
+		ITEM_FIGURE, /* report_set_figure() */
+		ITEM_MEDIAN, /* that, without the spread */
+		ITEM_WHOLE,  /* the median of what is counted, not timed: a whole number */
+	} form;
+};
+int report_set_items(json_t *row, const struct report_item *items, size_t count);
+int report_set_summary(json_t *doc, const struct report_item *items, size_t count);
 
 /* An entry of ratio_to and of ratio_spread. */
 int report_set_ratio(json_t *row, const char *baseline, const struct spread *s);

@@ -84,7 +84,8 @@ static void put_value(const json_t *value, FILE *to)
 		fputs(json_is_true(value) ? "true" : "false", to);
 }
 
-static void put_head(json_t *columns, FILE *to)
+/* A row's values; `flat` NULL: the columns' names. */
+static void put_line(json_t *columns, const json_t *flat, FILE *to)
 {
 	const char *path;
 	json_t *unused;
@@ -94,23 +95,10 @@ static void put_head(json_t *columns, FILE *to)
 	{
 		if (!first)
 			fputc(',', to);
-		put_string(path, to);
-		first = false;
-	}
-	fputc('\n', to);
-}
-
-static void put_row(json_t *columns, const json_t *flat, FILE *to)
-{
-	const char *path;
-	json_t *unused;
-	bool first = true;
-
-	json_object_foreach(columns, path, unused)
-	{
-		if (!first)
-			fputc(',', to);
-		put_value(json_object_get(flat, path), to);
+		if (flat)
+			put_value(json_object_get(flat, path), to);
+		else
+			put_string(path, to);
 		first = false;
 	}
 	fputc('\n', to);
@@ -141,8 +129,8 @@ int report_put_csv(const json_t *doc, FILE *to)
 	int r = flat && columns ? flatten_rows(doc, flat, columns) : -ENOMEM;
 
 	if (r == 0) {
-		put_head(columns, to);
-		json_array_foreach(flat, i, row) put_row(columns, row, to);
+		put_line(columns, NULL, to);
+		json_array_foreach(flat, i, row) put_line(columns, row, to);
 	}
 	json_decref(flat);
 	json_decref(columns);

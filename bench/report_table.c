@@ -81,9 +81,7 @@ static const struct table tables[] = {
           {"IQR %", "us_p50", SHOW_IQR},
           {"p90 us", "us_p90", SHOW_NUMBER},
           {"p99 us", "us_p99", SHOW_NUMBER},
-          {"max us", "us_max", SHOW_NUMBER},
-          {"x ", NULL, SHOW_RATIO},
-          {"IQR %", NULL, SHOW_RATIO_IQR}}},
+          {"max us", "us_max", SHOW_NUMBER}}},
 	{"reset",
          NULL,
          {{"row", "name", SHOW_TEXT},
@@ -462,7 +460,7 @@ static void put_summary(const json_t *doc, const struct style *style, FILE *to)
 
 		if (report_spread_key(key, figure, sizeof(figure)))
 			continue;
-		show_value(value, SHOW_NUMBER, cell);
+		show_value(value, json_is_integer(value) ? SHOW_COUNT : SHOW_NUMBER, cell);
 		show_iqr(&s, iqr);
 		add(&t, "%s", cell);
 		if (spread_known(&s))

@@ -23,21 +23,16 @@
 #include <unistd.h>
 
 #include "arch/arch.h"
-#include "bench/commands.h"
+#include "bench/driver.h"
 #include "bench/guest_run.h"
-#include "bench/options.h"
-#include "bench/progress.h"
-#include "bench/report.h"
 #include "guest/memwalk.h"
 #include "vmm/console.h"
-#include "vmm/cowslip.h"
 
-#define DEFAULT_SIZE   (UINT64_C(64) << 20)
-#define DEFAULT_REPEAT 5u
-#define TIMEOUT_NS     UINT64_C(600000000000) /* of one guest */
-#define POOL_SPARE     (UINT64_C(64) << 20)
-#define OWN_MEMORY     (UINT64_C(64) << 20)
-#define CHUNK          (UINT64_C(4) << 20) /* of one plain write(2) */
+#define DEFAULT_SIZE (UINT64_C(64) << 20)
+#define TIMEOUT_NS   UINT64_C(600000000000) /* of one guest */
+#define POOL_SPARE   (UINT64_C(64) << 20)
+#define OWN_MEMORY   (UINT64_C(64) << 20)
+#define CHUNK        (UINT64_C(4) << 20) /* of one plain write(2) */
 
 enum operation {
 	OP_PUBLISH,
@@ -58,20 +53,17 @@ struct op_figures {
 };
 
 struct snapshot_bench {
+	struct bench_run run;
+
 	/* As asked for. */
-	uint64_t size, dirty, repeat;
+	uint64_t size, dirty;
 	bool dirty_given;
-	const char *dir;
-	struct bench_output output;
 
 	/* As it goes. */
-	struct kvm kvm;
-	struct host host;
-	char program[4096], image_path[4096], plain_path[4096];
+	char image_path[4096], plain_path[4096];
 	char args[64];
 	struct memwalk_order *order; /* one touch: what the loaded clone does */
 	struct op_figures ops[OPS];
-	json_t *doc;
 	bool counts; /* this repeat's figures */
 };
 
@@ -80,16 +72,13 @@ struct snapshot_bench {
 enum key {
 	KEY_SIZE = BENCH_KEY_OWN,
 	KEY_DIRTY,
-	KEY_REPEAT,
-	KEY_DIR,
 };
 
 static const struct argp_option options[] = {
 	{"size", KEY_SIZE, "SIZE", 0, "Memory that the guest has written (64M)", 1},
 	{"dirty", KEY_DIRTY, "PCT", 0, "Also publish a clone that has written PCT % of it", 1},
-	{"repeat", KEY_REPEAT, "N", 0, "How many times (5)", 3},
-	{"dir", KEY_DIR, "DIR", 0, "Where the files are kept meanwhile (the working directory)", 3},
-	BENCH_OUTPUT_OPTIONS,
+	BENCH_DIR_OPTION,
+	BENCH_COMMON_OPTIONS,
 	CLI_COMMON_OPTIONS,
 };
 
@@ -103,32 +92,9 @@ static int take_option(void *to, int key, const char *arg)
 	case KEY_DIRTY:
 		b->dirty_given = true;
 		return cli_count("--dirty", arg, 0, 100, &b->dirty);
-	case KEY_REPEAT:
-		return cli_count("--repeat", arg, 1, SAMPLE_MAX, &b->repeat);
-	case KEY_DIR:
-		return cli_name("--dir", arg, &b->dir);
 	}
-	return bench_take_output(&b->output, key, arg);
-}
-
-static int take_argument(void *to, unsigned index, bool after, const char *arg)
-{
-	(void)to;
-	(void)index;
-	(void)after;
-	cli_error("%s: bench snapshot takes no argument; everything is an option", arg);
 	return -EINVAL;
 }
-
-static const struct cli_command command = {
-	.options = options,
-	.args_doc = "",
-	.doc = "Save a guest and start from what was saved: how long it stands still, how fast its "
-	       "memory is on disk beside a plain write of the same bytes, how soon a clone speaks."
-	       "\vExit status: 0; 125 when it cannot be measured.",
-	.option = take_option,
-	.argument = take_argument,
-};
 
 /* ---- figures ---- */
 
@@ -156,17 +122,13 @@ static uint64_t ram_bytes(const struct snapshot_bench *b)
 
 static int make_pool(const struct snapshot_bench *b, struct pool **out, struct vm_error *err)
 {
-	uint64_t bytes = 2 * ram_bytes(b) + POOL_SPARE;
-	int e = pool_create(bytes, out);
-
-	return e ? bench_fail(err, e, "a pool of %" PRIu64 " MiB: %s", bytes >> 20, strerror(-e))
-	         : 0;
+	return bench_pool(2 * ram_bytes(b) + POOL_SPARE, out, err);
 }
 
 static struct vm_config vm_config(struct snapshot_bench *b, struct pool *pool, struct guest_run *g)
 {
 	return (struct vm_config){
-		.kvm = &b->kvm,
+		.kvm = &b->run.kvm,
 		.pool = pool,
 		.ram_bytes = ram_bytes(b),
 		.cpus = 1,
@@ -197,7 +159,7 @@ static int publish_fresh(struct snapshot_bench *b, struct pool *pool, struct ima
 
 	if (e)
 		return e;
-	e = vm_boot_elf(g.vm, b->program, b->args, err);
+	e = vm_boot_elf(g.vm, b->run.program, b->args, err);
 	if (e == 0)
 		e = guest_run_until(&g, VM_READY, err);
 	if (e == 0)
@@ -422,60 +384,45 @@ static int publish_and_save(struct snapshot_bench *b, struct pool *pool, bool sa
 	return e;
 }
 
-static int run_once(struct snapshot_bench *b, unsigned round)
+static int run_round(void *state, unsigned round, struct vm_error *err)
 {
-	struct vm_error err = {.text = "its figures make no sense"};
+	struct snapshot_bench *b = state;
 	struct pool *pool;
-	int e = make_pool(b, &pool, &err);
+	int e = make_pool(b, &pool, err);
 
+	bench_step(&b->run, "snapshot");
 	b->counts = round > 0;
 	if (e == 0) {
-		e = publish_and_save(b, pool, round % 2, &err);
+		e = publish_and_save(b, pool, round % 2, err);
 		pool_put(pool);
 	}
 	if (e == 0)
-		e = load(b, &err);
+		e = load(b, err);
 	(void)unlink(b->image_path);
-	if (e)
-		cli_error("bench snapshot: %s", err.text);
 	return e;
 }
 
 /* A guest's memory, a dirty clone's, the plain write's copy, and the page cache of both files. */
-static uint64_t memory_needed(const struct snapshot_bench *b)
+static uint64_t memory_needed(const void *state)
 {
-	return 5 * ram_bytes(b) + OWN_MEMORY;
-}
-
-/* Round 0 warms up. */
-static int measure(struct snapshot_bench *b)
-{
-	struct host_watch watch;
-	struct progress progress;
-	int e = 0;
-
-	if (host_warm(memory_needed(b)) &&
-	    report_warn(b->doc, "not all memory that the run uses could be warmed up first"))
-		return -ENOMEM;
-	progress_start(&progress, STDERR_FILENO, (unsigned)b->repeat + 1);
-	host_watch_start(&watch);
-	for (unsigned round = 0; e == 0 && round <= b->repeat; round++) {
-		progress_step(&progress, round, "snapshot");
-		e = run_once(b, round);
-	}
-	progress_end(&progress);
-	if (e == 0)
-		host_watch_end(&watch, report_say, b->doc);
-	return e;
+	return 5 * ram_bytes(state) + OWN_MEMORY;
 }
 
 /* ---- the document ---- */
 
-static json_t *parameters_json(const struct snapshot_bench *b)
+static json_t *parameters_json(const void *state)
 {
+	const struct snapshot_bench *b = state;
+
 	return json_pack("{s:I, s:o, s:I}", "size", (json_int_t)b->size, "dirty",
 	                 b->dirty_given ? json_integer((json_int_t)b->dirty) : json_null(),
-	                 "repeat", (json_int_t)b->repeat);
+	                 "repeat", (json_int_t)b->run.repeat);
+}
+
+static const char *baseline(const void *state)
+{
+	(void)state;
+	return op_names[OP_PLAIN];
 }
 
 /* Bytes per second against the plain write's. */
@@ -491,75 +438,59 @@ static int set_ratio(const struct snapshot_bench *b, json_t *row, enum operation
 static int add_row(const struct snapshot_bench *b, enum operation op)
 {
 	const struct op_figures *f = &b->ops[op];
-	struct spread us = sample_spread(&f->us), rate = sample_spread(&f->gb_per_s);
+	const struct report_item items[] = {{"us", &f->us, ITEM_FIGURE},
+	                                    {"gb_per_s", &f->gb_per_s, ITEM_FIGURE}};
 	json_t *row;
 	int e;
 
 	if (f->us.count == 0)
 		return 0;
 	row = json_pack("{s:s}", "name", op_names[op]);
-	e = row ? report_set_figure(row, "us", &us) : -ENOMEM;
+	e = row ? report_set_items(row, items, f->bytes ? 2 : 1) : -ENOMEM;
 	if (e == 0 && f->bytes)
-		e = bench_set(row, "bytes", json_integer((json_int_t)f->bytes));
-	if (e == 0 && rate.count)
-		e = report_set_figure(row, "gb_per_s", &rate);
+		e = report_set(row, "bytes", json_integer((json_int_t)f->bytes));
 	if (e == 0)
 		e = set_ratio(b, row, op);
 	if (e == 0)
-		return report_add_row(b->doc, row);
+		return report_add_row(b->run.doc, row);
 	json_decref(row);
 	return e;
 }
 
-static int finish(const struct snapshot_bench *b)
+static int finish(void *state)
 {
 	int e = 0;
 
 	for (unsigned op = 0; e == 0 && op < OPS; op++)
-		e = add_row(b, (enum operation)op);
+		e = add_row(state, (enum operation)op);
 	return e;
 }
 
 /* ---- the command ---- */
 
-static int check(struct snapshot_bench *b)
+static int check_ram(const struct snapshot_bench *b)
 {
 	struct ram_region ram[ARCH_MAX_RAM_REGIONS];
-	char what[64];
-	int e = bench_check_output(&b->output);
 
-	if (e)
-		return e;
-	if (!is_aligned(b->size, MM_PAGE_SIZE)) {
-		cli_error("--size %" PRIu64 ": not a multiple of 4 KiB; give whole pages", b->size);
-		return -EINVAL;
-	}
-	host_read(&b->host);
-	snprintf(what, sizeof(what), "--size %" PRIu64 " MiB", b->size >> 20);
-	e = bench_check_memory(&b->host, b->size, what);
-	if (e)
-		return e;
-	if (arch_ram_layout(ram_bytes(b), PAGE_SIZE_AUTO, ram) != 1) {
-		cli_error("--size %" PRIu64
-		          " MiB: too large; the guest wants its RAM in one piece, "
-		          "and %s has less; ask for less",
-		          b->size >> 20, arch_info.name);
-		return -EFBIG;
-	}
-	e = bench_check_memory(&b->host, memory_needed(b), what);
-	return e ? e : bench_find_guest(&b->output, "memwalk.elf", b->program, sizeof(b->program));
+	if (arch_ram_layout(ram_bytes(b), PAGE_SIZE_AUTO, ram) == 1)
+		return 0;
+	cli_error("%s: too large; the guest wants its RAM in one piece, and %s has less; ask for "
+	          "less",
+	          b->run.what, arch_info.name);
+	return -EFBIG;
 }
 
-static int prepare(struct snapshot_bench *b)
+static int prepare(void *state)
 {
-	int e = check(b);
+	struct snapshot_bench *b = state;
+	int e = bench_check_size(&b->run, b->size);
 
+	if (e == 0)
+		e = check_ram(b);
 	if (e)
 		return e;
-	snprintf(b->image_path, sizeof(b->image_path), "%s/cowslip-bench-%d.cow", b->dir,
-	         (int)getpid());
-	snprintf(b->plain_path, sizeof(b->plain_path), "%s/cowslip-bench-%d.plain", b->dir,
-	         (int)getpid());
+	bench_path(&b->run, "cow", b->image_path, sizeof(b->image_path));
+	bench_path(&b->run, "plain", b->plain_path, sizeof(b->plain_path));
 	snprintf(b->args, sizeof(b->args), "size=%" PRIu64 " order=input verify=0 ready=1",
 	         b->size);
 	b->order = calloc(1, sizeof(*b->order) + sizeof(b->order->entries[0]));
@@ -574,53 +505,36 @@ static int prepare(struct snapshot_bench *b)
 	return 0;
 }
 
-static int run_and_report(struct snapshot_bench *b)
+static void set_defaults(void *state)
 {
-	if (bench_output_open(&b->output, b->doc) || measure(b))
-		return CLI_FAILED;
-	if (finish(b)) {
-		cli_error("no memory for the report");
-		return CLI_FAILED;
-	}
-	return bench_output_put(&b->output, b->doc);
-}
+	struct snapshot_bench *b = state;
 
-static int with_kvm(struct snapshot_bench *b)
-{
-	int status = CLI_FAILED;
-
-	if (cli_open_kvm(&b->kvm))
-		return CLI_FAILED;
-	b->doc = report_new("snapshot", parameters_json(b), op_names[OP_PLAIN], &b->host);
-	if (b->doc) {
-		host_warn(&b->host, report_say, b->doc);
-		status = run_and_report(b);
-	}
-	bench_output_close(&b->output);
-	json_decref(b->doc);
-	kvm_close(&b->kvm);
-	return status;
-}
-
-int bench_snapshot(int argc, char **argv)
-{
-	struct snapshot_bench *b = calloc(1, sizeof(*b));
-	enum cli_parsed parsed;
-	int status = CLI_FAILED;
-
-	if (!b) {
-		cli_error("no memory to start");
-		return CLI_FAILED;
-	}
 	b->size = DEFAULT_SIZE;
-	b->repeat = DEFAULT_REPEAT;
-	b->dir = ".";
-	parsed = cli_parse(&command, argc, argv, b);
-	if (parsed != CLI_GO)
-		status = cli_parsed_status(parsed);
-	else if (prepare(b) == 0)
-		status = with_kvm(b);
-	free(b->order);
-	free(b);
-	return status;
 }
+
+static void fini(void *state)
+{
+	struct snapshot_bench *b = state;
+
+	free(b->order);
+}
+
+const struct bench_command bench_snapshot = {
+	.cli = {.options = options,
+                .args_doc = "",
+                .doc = "Save a guest and start from what was saved: how long it stands still, how "
+                       "fast its memory is on disk beside a plain write of the same bytes, how "
+                       "soon a clone speaks.\vExit status: 0; 125 when it cannot be measured.",
+                .option = take_option},
+	.name = "snapshot",
+	.guest = "memwalk.elf",
+	.size = sizeof(struct snapshot_bench),
+	.defaults = set_defaults,
+	.prepare = prepare,
+	.memory = memory_needed,
+	.parameters = parameters_json,
+	.baseline = baseline,
+	.round = run_round,
+	.finish = finish,
+	.fini = fini,
+};

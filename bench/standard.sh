@@ -66,13 +66,13 @@ measure clone-write "Clone, sequential writes" \
 measure clone-random "Clone, lone writes at random" \
 	faults --memory clone --pattern random --touches $touches --size $size \
 	--repeat "$repeat" --rows auto,private-4k
-measure clones "Clones of a 64 MiB guest" \
+measure clones "Clones of a 64 MiB guest, with new and with reused virtual machines" \
 	clone -n $clones -j 2 --repeat "$repeat"
 measure clones-big "Clones of a large, sparse guest" \
 	clone -n $clones -j 2 --mem $big --repeat "$repeat"
 measure clones-deep "Clones at the end of a long chain" \
 	clone -n $clones -j 2 --depth $depth --repeat "$repeat"
-measure reset "Back to the image" \
+measure reset "A clone back to its image" \
 	reset --size $size --dir "$dir" --repeat "$repeat"
 measure snapshot "Pausing, saving, loading" \
 	snapshot --size $size --dir "$dir" --repeat "$repeat"

@@ -217,11 +217,8 @@ static struct vm_config base_config(struct walk *w)
 static int make_pool(struct walk *w, unsigned links, struct vm_error *err)
 {
 	uint64_t link = walk_ram(w->spec) / MM_BLOCK_PAGES + POOL_LINK;
-	uint64_t bytes = align_up(walk_ram(w->spec) + links * link, MM_BLOCK_SIZE) + POOL_SPARE;
-	int e = pool_create(bytes, &w->pool);
 
-	return e ? bench_fail(err, e, "a pool of %" PRIu64 " MiB: %s", bytes >> 20, strerror(-e))
-	         : 0;
+	return bench_pool(walk_ram(w->spec) + links * link + POOL_SPARE, &w->pool, err);
 }
 
 static void write_args(const struct walk_spec *s, unsigned ready, char *args, size_t size)

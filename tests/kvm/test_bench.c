@@ -370,35 +370,90 @@ Test(bench, tables_and_files)
 
 /* ---- clone, snapshot ---- */
 
-static void expect_phases(const json_t *doc, double count, unsigned repeat)
+static const char *const phases[] = {"created", "first instruction", "first output", "exit"};
+
+static const json_t *phase_row(const json_t *doc, const char *kind, size_t phase)
 {
-	static const char *const phases[] = {"created", "first instruction", "first output",
-	                                     "exit"};
+	char name[64];
+
+	snprintf(name, sizeof(name), "%s: %s", kind, phases[phase]);
+	return row_named(doc, name);
+}
+
+/* Phases follow one another; each was measured in all clones of this kind. */
+static void expect_phases(const json_t *doc, const char *kind, double count, unsigned repeat)
+{
+	char rate[64];
 
 	for (size_t i = 0; i < COUNT(phases); i++) {
-		const json_t *row = row_named(doc, phases[i]);
+		const json_t *row = phase_row(doc, kind, i);
 
-		cr_assert_eq(at(row, "count"), count);
-		cr_assert_leq(at(row, "us_p50"), at(row, "us_p90"));
+		cr_assert_eq(at(row, "count"), count, "%s: %g", kind, at(row, "count"));
+		cr_assert_leq(at(row, "us_p50"), at(row, "us_max"));
 		cr_assert_leq(at(row, "us_p90"), at(row, "us_p99"));
 		cr_assert_leq(at(row, "us_p99"), at(row, "us_max"));
 		expect_spread(row, "us_p50", repeat);
 		if (i > 0)
-			cr_assert_leq(in_row(doc, phases[i - 1], "us_p50"), at(row, "us_p50"));
+			cr_assert_leq(at(phase_row(doc, kind, i - 1), "us_p50"), at(row, "us_p50"));
 	}
-	cr_assert_gt(at(doc, "summary/clones_per_s"), 0);
+	snprintf(rate, sizeof(rate), "summary/%s_clones_per_s", kind);
+	cr_assert_gt(at(doc, rate), 0);
 }
 
-Test(bench, clone_phases_follow_one_another)
+/* Each worker's first clone has a new machine, all others one that was used: none is in both. */
+Test(bench, clones_by_new_and_by_reused_machines)
 {
 	json_t *doc = bench(ARGS("bench", "clone", "-n", "10", "-j", "2", "--per-process", "4",
 	                         "--repeat", "3", "--dir", scratch("."), "--json"));
+	double reused = at(doc, "summary/reused");
 
-	expect_phases(doc, 30, 3);
+	cr_assert_eq(json_array_size(json_object_get(doc, "rows")), 2 * COUNT(phases));
+	cr_assert_geq(reused, 3 * (10 - 2));
+	cr_assert_leq(reused, 3 * (10 - 1));
+	expect_phases(doc, "new", 30, 3);
+	expect_phases(doc, "reused", reused, 3);
+	cr_assert_gt(at(doc, "summary/first_output_ratio"), 0);
+	expect_spread(json_object_get(doc, "summary"), "first_output_ratio", 3);
 	json_decref(doc);
-	doc = bench(ARGS("bench", "clone", "-n", "4", "--depth", "3", "--mem", "256M", "--repeat",
-	                 "1", "--dir", scratch("."), "--json"));
-	expect_phases(doc, 4, 1);
+	cr_assert_eq(scratch_entries(), 0, "a file was left");
+}
+
+Test(bench, clones_of_one_kind)
+{
+	json_t *doc = bench(ARGS("bench", "clone", "-n", "4", "--depth", "3", "--mem", "256M",
+	                         "--repeat", "1", "--no-reuse", "--dir", scratch("."), "--json"));
+
+	expect_phases(doc, "new", 4, 1);
+	cr_assert_eq(json_array_size(json_object_get(doc, "rows")), COUNT(phases));
+	cr_assert(json_is_true(json_object_get(json_object_get(doc, "parameters"), "no_reuse")));
+	cr_assert_eq(at(doc, "summary/reused"), 0);
+	json_decref(doc);
+	doc = bench(ARGS("bench", "clone", "-n", "4", "-j", "1", "--repeat", "1", "--reuse",
+	                 "--dir", scratch("."), "--json"));
+	expect_phases(doc, "reused", 3, 1);
+	cr_assert_eq(json_array_size(json_object_get(doc, "rows")), COUNT(phases));
+	cr_assert_null(json_object_get(json_object_get(doc, "summary"), "new_clones_per_s"));
+	json_decref(doc);
+}
+
+Test(bench, resets_of_all_rows)
+{
+	json_t *doc = bench(ARGS("bench", "reset", "--size", "4M", "-n", "10", "--dirty", "40",
+	                         "--repeat", "3", "--dir", scratch("."), "--json"));
+	const json_t *rows = json_object_get(doc, "rows");
+
+	cr_assert_str_eq(json_string_value(json_object_get(doc, "baseline")), "memcpy");
+	cr_assert_eq(json_array_size(rows), 7);
+	for (size_t i = 0; i < json_array_size(rows); i++) {
+		const json_t *row = json_array_get(rows, i);
+
+		cr_assert_eq(at(row, "count"), 30);
+		cr_assert_leq(at(row, "us_p50"), at(row, "us_max"));
+		expect_spread(row, "us_p50", 3);
+	}
+	cr_assert_eq(in_row(doc, "memory x 2", "dirty_pages"), 80);
+	cr_assert_gt(in_row(doc, "memory", "ratio_to/memcpy"), 0);
+	expect_spread(json_object_get(doc, "summary"), "fixed_us", 3);
 	json_decref(doc);
 	cr_assert_eq(scratch_entries(), 0, "a file was left");
 }
@@ -476,6 +531,10 @@ Test(bench, wrong_parameters)
 		{{"bench", "faults", "--guest", "/nowhere/g.elf"}, "/nowhere/g.elf"},
 		{{"bench", "clone", "image"}, "takes no argument"},
 		{{"bench", "clone", "-n", "0"}, "from 1 to"},
+		{{"bench", "clone", "-n", "2", "-j", "2"}, "no more clones than workers"},
+		{{"bench", "clone", "--reuse", "--no-reuse"}, "nothing is left"},
+		{{"bench", "reset", "--size", "5000"}, "not a multiple"},
+		{{"bench", "reset", "--size", "1M", "--dir", "/nowhere"}, "/nowhere"},
 		{{"bench", "clone", "--mem", "5000"}, "whole 4 KiB pages"},
 		{{"bench", "clone", "--depth", "0"}, "from 1 to"},
 		{{"bench", "clone", "--repeat", "1", "--dir", "/nowhere"}, "/nowhere"},

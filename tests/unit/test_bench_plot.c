@@ -131,7 +131,7 @@ Test(bench_plot, names_do_not_overlap)
 
 Test(bench_plot, other_commands)
 {
-	static const char *const words[] = {"From the request until", "first output",
+	static const char *const words[] = {"s start on a clone until", "first output",
 	                                    "1.49 ms   p99 2.5 ms", NULL};
 	char *svg;
 

@@ -102,7 +102,7 @@ Test(bench_report, clone_with_summary)
 "first output     500   1,490    2.7   1,900   4,000\n"
 "\n"
 "clones_per_s: 812 (IQR 4.9 %)\n"
-"workers: 13.0\n"
+"workers: 13\n"
 "\n"
 "warning: a\n"
 "warning: b\n");
