@@ -164,7 +164,7 @@ static int take_option(void *to, int key, const char *arg)
 
 static bool fits(const struct faults *f, const struct memory_kind *kind)
 {
-	return kind->clones || f->depth == 0;
+	return f->depth ? kind->clones : kind->fresh;
 }
 
 static int add_row(struct faults *f, const struct memory_kind *kind)
@@ -176,9 +176,10 @@ static int add_row(struct faults *f, const struct memory_kind *kind)
 		}
 	}
 	if (!fits(f, kind)) {
-		cli_error("--rows: %s cannot hold an image, so it has no row with --memory %s; "
-		          "leave it out",
-		          kind->name, f->memory);
+		cli_error("--rows: %s %s, so it has no row with --memory %s; leave it out",
+		          kind->name,
+		          f->depth ? "cannot hold an image" : "is a mapping of an image's file",
+		          f->memory);
 		return -EINVAL;
 	}
 	f->rows[f->row_count++].kind = kind;
@@ -518,9 +519,9 @@ const struct bench_command bench_faults = {
                        "the same guest on memory as other VMMs have it."
                        "\vRows: auto, kernel, uffd are cowslip's own memory by fault path. "
                        "kernel-4k is anonymous memory, kernel-thp with huge pages, private-4k a "
-                       "private mapping of a file in memory, uffd-4k one UFFDIO_COPY per "
-                       "page, populate filled beforehand. On "
-                       "clones, baselines are those that can hold an image's bytes.\n\n"
+                       "private mapping of an image's file in memory, uffd-4k one UFFDIO_COPY per "
+                       "page, populate filled beforehand. On fresh memory there is no private-4k; "
+                       "on clones, baselines are those that can hold an image's bytes.\n\n"
                        "Exit status: 0; 125 when it cannot be measured.",
                 .option = take_option},
 	.name = "faults",

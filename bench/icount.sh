@@ -37,7 +37,7 @@ measure() { # name, options of bench faults...
 }
 
 printf '%-28s %7s %10s %10s %13s\n' memory touches violations per-touch per-violation
-measure "fresh write" --rows auto,kernel,kernel-4k,kernel-thp,private-4k,uffd-4k
+measure "fresh write" --rows auto,kernel,kernel-4k,kernel-thp,uffd-4k
 measure "fresh write 4k" --rows kernel,uffd --page-size 4k
 measure "fresh write 2m" --rows kernel,uffd --page-size 2m
 measure "fresh random" --rows auto,kernel-4k --pattern random --touches 512

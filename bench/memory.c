@@ -21,6 +21,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -142,20 +143,10 @@ static int make_huge(struct memory *m, const char **step)
 	return map(m, -1, MADV_HUGEPAGE);
 }
 
-/* Reading a hole of a memfd fills it, for all who map it: fresh memory gets one of its own. */
 static int make_private(struct memory *m, const char **step)
 {
-	int fd, e;
-
-	*step = "mapping a memfd";
-	if (m->contents)
-		return map(m, m->contents->fd, MADV_NOHUGEPAGE);
-	fd = memfd_create("cowslip-bench-sparse", MFD_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	e = ftruncate(fd, (off_t)m->size) ? -errno : map(m, fd, MADV_NOHUGEPAGE);
-	close(fd);
-	return e;
+	*step = "mapping the image's memfd";
+	return map(m, m->contents->fd, MADV_NOHUGEPAGE);
 }
 
 static int fill_all(struct memory *m)
@@ -289,14 +280,14 @@ static int make_handled(struct memory *m, const char **step)
 /* ---- kinds ---- */
 
 const struct memory_kind memory_kinds[] = {
-	{.name = "auto", .library = true, .faults = FAULTS_AUTO, .clones = true},
-	{.name = "kernel", .library = true, .faults = FAULTS_KERNEL, .clones = true},
-	{.name = "uffd", .library = true, .faults = FAULTS_UFFD, .clones = true},
-	{.name = "kernel-4k", .make = make_small},
-	{.name = "kernel-thp", .make = make_huge, .huge = true},
-	{.name = "private-4k", .make = make_private, .clones = true},
-	{.name = "uffd-4k", .make = make_handled, .clones = true},
-	{.name = "populate", .make = make_filled, .clones = true},
+	{.name = "auto", .library = true, .faults = FAULTS_AUTO, .fresh = true, .clones = true},
+	{.name = "kernel", .library = true, .faults = FAULTS_KERNEL, .fresh = true, .clones = true},
+	{.name = "uffd", .library = true, .faults = FAULTS_UFFD, .fresh = true, .clones = true},
+	{.name = "kernel-4k", .make = make_small, .fresh = true},
+	{.name = "kernel-thp", .make = make_huge, .fresh = true, .huge = true},
+	{.name = "private-4k", .make = make_private, .file = true, .clones = true},
+	{.name = "uffd-4k", .make = make_handled, .fresh = true, .clones = true},
+	{.name = "populate", .make = make_filled, .fresh = true, .clones = true},
 	{0},
 };
 
@@ -405,5 +396,22 @@ int memory_usage(const void *base, size_t size, struct memory_usage *out)
 	}
 	free(line);
 	fclose(f);
+	return 0;
+}
+
+int memory_committed(const struct memory *m, uint64_t *bytes)
+{
+	struct memory_usage u;
+	struct stat st;
+	int e = memory_usage(m->base, m->size, &u);
+
+	if (e)
+		return e;
+	*bytes = u.anonymous;
+	if (!m->kind->file)
+		return 0;
+	if (fstat(m->contents->fd, &st))
+		return -errno;
+	*bytes += (uint64_t)st.st_blocks * 512;
 	return 0;
 }

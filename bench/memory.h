@@ -5,7 +5,9 @@
  *     auto, kernel, uffd   the library's own space, by its fault path
  *     kernel-4k     anonymous memory of 4 KiB pages: the kernel fills each on its first touch
  *     kernel-thp    anonymous memory with transparent huge pages
- *     private-4k    MAP_PRIVATE over a memfd of 4 KiB pages: of the image's bytes, or of nothing
+ *     private-4k    MAP_PRIVATE over a memfd of 4 KiB pages that holds the image's bytes. Clones
+ *                   only: who restores from a file has no file under fresh memory, and a write to a
+ *                   hole of a memfd takes two pages, one of the memfd's and the copy
  *     uffd-4k       anonymous memory, and a thread that answers every missing page with one
  *                   UFFDIO_COPY: of the image's page, or of zeros
  *     populate      anonymous memory of 4 KiB pages, all of it filled before the guest starts: with
@@ -40,7 +42,9 @@ struct memory_kind {
 
 	enum fault_choice faults; /* of the library's */
 	bool library;             /* no memory of ours: the space's own */
+	bool fresh;               /* may be memory that nothing has written */
 	bool clones;              /* can hold an image's contents */
+	bool file;                /* maps the contents' memfd: not to be made without contents */
 	bool huge;                /* is meant to give 2 MiB pages where the host has them */
 };
 
@@ -99,6 +103,12 @@ struct memory_usage {
 	uint64_t anonymous; /* of it: private pages, shared with nothing */
 	uint64_t huge;      /* of it: mapped as 2 MiB pages */
 };
+
+/*
+ * What the host has put behind it alone, in bytes: private pages, and what the image's memfd has
+ * taken by being mapped (private-4k; so only a difference says something). As memory_usage().
+ */
+int memory_committed(const struct memory *m, uint64_t *bytes);
 
 /* Reads smaps: not for hot paths. Return: 0; -errno of reading it. */
 int memory_usage(const void *base, size_t size, struct memory_usage *out);

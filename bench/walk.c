@@ -81,11 +81,8 @@ static void count_library(const struct walk *w, struct moment *m)
 
 static void count_given(const struct walk *w, struct moment *m)
 {
-	struct memory_usage u;
-
 	m->events = m->violations = atomic_load(&w->memory.events);
-	if (memory_usage(w->memory.base, w->memory.size, &u) == 0)
-		m->committed = u.anonymous;
+	(void)memory_committed(&w->memory, &m->committed);
 }
 
 /* Of all threads of this process, guest included. */

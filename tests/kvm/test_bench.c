@@ -156,8 +156,8 @@ static void expect_ratios(const json_t *doc, const char *a, const char *b)
 
 Test(bench, faults_on_fresh_memory)
 {
-	static const char *const names[] = {"auto",       "kernel-4k", "kernel-thp",
-	                                    "private-4k", "uffd-4k",   "populate"};
+	static const char *const names[] = {"auto", "kernel-4k", "kernel-thp", "uffd-4k",
+	                                    "populate"};
 	json_t *doc = bench(
 		ARGS("bench", "faults", "--size", "2M", "--repeat", "3", "--json", "--seed", "9"));
 	double kvm_faults;
@@ -175,7 +175,7 @@ Test(bench, faults_on_fresh_memory)
 		cr_assert_geq(at(row, "committed_bytes"), (double)SIZE, "%s", names[i]);
 	}
 	expect_ratios(doc, "kernel-4k", "uffd-4k");
-	expect_ratios(doc, "private-4k", "populate");
+	expect_ratios(doc, "kernel-thp", "populate");
 	/* One event for each page, one page for each: exactly what was walked. */
 	cr_assert_eq(in_row(doc, "uffd-4k", "events"), TOUCHES);
 	cr_assert_eq(in_row(doc, "uffd-4k", "violations"), TOUCHES);
@@ -524,6 +524,7 @@ Test(bench, wrong_parameters)
 		{{"bench", "faults", "--rows", "auto,"}, "no such row"},
 		{{"bench", "faults", "--memory", "clone", "--rows", "kernel-4k"},
 	         "cannot hold an image"},
+		{{"bench", "faults", "--rows", "auto,private-4k"}, "a mapping of an image's file"},
 		{{"bench", "faults", "--json", "--csv"}, "both want standard output"},
 		{{"bench", "faults", "--json=/nowhere/r"}, "/nowhere/r"},
 		{{"bench", "faults", "--compare", "/nowhere/r"}, "/nowhere/r"},
