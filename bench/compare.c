@@ -5,20 +5,12 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "bench/guest_run.h"
 #include "bench/report.h"
 #include "bench/report_grid.h"
 
 #define TEXT_MAX 256u
 #define KEY_MAX  64u
-
-static void __attribute__((format(printf, 2, 3))) say(struct vm_error *err, const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(err->text, sizeof(err->text), format, args);
-	va_end(args);
-}
 
 /* ---- reading ---- */
 
@@ -41,30 +33,26 @@ static int check(const char *path, const json_t *doc, struct vm_error *err)
 {
 	const json_t *schema = json_object_get(doc, "schema");
 
-	if (!json_is_integer(schema)) {
-		say(err, "%s: not a result of cowslip bench; make one with --json", path);
-		return -EBADMSG;
-	}
-	if (json_integer_value(schema) != REPORT_SCHEMA) {
-		say(err, "%s: schema %" JSON_INTEGER_FORMAT ", this cowslip knows %d; run it anew",
-		    path, json_integer_value(schema), REPORT_SCHEMA);
-		return -ENOTSUP;
-	}
-	if (!is_ours(doc)) {
-		say(err, "%s: not a whole result of cowslip bench; make one with --json", path);
-		return -EBADMSG;
-	}
+	if (!json_is_integer(schema))
+		return bench_fail(err, -EBADMSG,
+		                  "%s: not a result of cowslip bench; make one with --json", path);
+	if (json_integer_value(schema) != REPORT_SCHEMA)
+		return bench_fail(err, -ENOTSUP,
+		                  "%s: schema %" JSON_INTEGER_FORMAT
+		                  ", this cowslip knows %d; run it anew",
+		                  path, json_integer_value(schema), REPORT_SCHEMA);
+	if (!is_ours(doc))
+		return bench_fail(err, -EBADMSG,
+		                  "%s: not a whole result of cowslip bench; make one with --json",
+		                  path);
 	return 0;
 }
 
 static int load_failed(const char *path, const json_error_t *e, struct vm_error *err)
 {
-	if (json_error_code(e) == json_error_out_of_memory) {
-		say(err, "%s: no memory to read it", path);
-		return -ENOMEM;
-	}
-	say(err, "%s: not JSON: line %d: %s", path, e->line, e->text);
-	return -EBADMSG;
+	if (json_error_code(e) == json_error_out_of_memory)
+		return bench_fail(err, -ENOMEM, "%s: no memory to read it", path);
+	return bench_fail(err, -EBADMSG, "%s: not JSON: line %d: %s", path, e->line, e->text);
 }
 
 int compare_load(const char *path, json_t **out, struct vm_error *err)
@@ -76,8 +64,7 @@ int compare_load(const char *path, json_t **out, struct vm_error *err)
 
 	if (!f) {
 		r = -errno;
-		say(err, "%s: %s", path, strerror(-r));
-		return r;
+		return bench_fail(err, r, "%s: %s", path, strerror(-r));
 	}
 	doc = json_loadf(f, JSON_REJECT_DUPLICATES, &e);
 	fclose(f);
@@ -129,18 +116,17 @@ int compare_fits(const json_t *before, const json_t *now, struct vm_error *err)
 	const char *key = first_difference(old, new);
 	char old_text[TEXT_MAX], new_text[TEXT_MAX];
 
-	if (strcmp(was, is) != 0) {
-		say(err, "results of bench %s and bench %s cannot be compared", was, is);
-		return -EINVAL;
-	}
+	if (strcmp(was, is) != 0)
+		return bench_fail(err, -EINVAL,
+		                  "results of bench %s and bench %s cannot be compared", was, is);
 	key = key ? key : first_difference(new, old);
 	if (!key)
 		return 0;
 	value_text(json_object_get(old, key), old_text, sizeof(old_text));
 	value_text(json_object_get(new, key), new_text, sizeof(new_text));
-	say(err, "results with other parameters cannot be compared: %s was %s, now is %s", key,
-	    old_text, new_text);
-	return -EINVAL;
+	return bench_fail(err, -EINVAL,
+	                  "results with other parameters cannot be compared: %s was %s, now is %s",
+	                  key, old_text, new_text);
 }
 
 /* ---- comparing ---- */

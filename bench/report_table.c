@@ -204,23 +204,25 @@ static void fill_heads(struct grid *g, const struct table *t, const char *baseli
 	}
 }
 
-static int fill_rows(struct grid *g, const struct table *t, const json_t *doc, const char *baseline)
+/* What the rows of a grid are made from. */
+struct filling {
+	const struct table *table;
+	const char *baseline;
+	const char *names[BASELINES_MAX]; /* of rows that others are compared with */
+	size_t count;
+};
+
+static int fill_row(struct grid *g, const json_t *row, const struct filling *f)
 {
-	const json_t *row;
-	size_t i;
+	char(*cells)[GRID_TEXT] = grid_row(g);
+	const struct column *c = f->table->columns;
+	unsigned n = 0;
 
-	json_array_foreach(json_object_get(doc, "rows"), i, row)
-	{
-		char(*cells)[GRID_TEXT] = grid_row(g);
-		unsigned n = 0;
-
-		if (!cells)
-			return -ENOMEM;
-		for (const struct column *c = t->columns; c < t->columns + GRID_COLUMNS && c->head;
-		     c++)
-			if (!needs_baseline(c) || baseline)
-				show_cell(row, c, baseline, cells[n++]);
-	}
+	if (!cells)
+		return -ENOMEM;
+	for (unsigned i = 0; i < GRID_COLUMNS && c[i].head; i++)
+		if (!needs_baseline(&c[i]) || f->baseline)
+			show_cell(row, &c[i], f->baseline, cells[n++]);
 	return 0;
 }
 
@@ -231,83 +233,83 @@ struct style {
 	void (*line)(const char *lead, const char *text, FILE *to);
 };
 
-static int put_table(const json_t *doc, const struct table *t, const struct style *style, FILE *to)
-{
-	const char *baseline = json_string_value(json_object_get(doc, "baseline"));
-	struct grid g = {0};
-	int r;
+typedef int fill_fn(struct grid *g, const json_t *row, const struct filling *f);
 
-	fill_heads(&g, t, baseline);
-	r = fill_rows(&g, t, doc, baseline);
+/* The rows of a grid that has its heads; it is put and freed. Return: 0; -ENOMEM. */
+static int put_grid(const json_t *doc, struct grid *g, fill_fn *fill, const struct filling *f,
+                    const char *title, const struct style *style, FILE *to)
+{
+	const json_t *row;
+	size_t i;
+	int r = 0;
+
+	json_array_foreach(json_object_get(doc, "rows"), i, row) r = r ? r : fill(g, row, f);
 	if (r == 0)
-		style->table(&g, t->title, to);
-	grid_fini(&g);
+		style->table(g, title, to);
+	grid_fini(g);
 	return r;
 }
 
-/* Names that rows are compared with, in the order of the rows. */
-static size_t find_baselines(const json_t *doc, const char **names)
+static int put_table(const json_t *doc, const struct table *t, const struct style *style, FILE *to)
+{
+	const char *baseline = json_string_value(json_object_get(doc, "baseline"));
+	const struct filling f = {.table = t, .baseline = baseline};
+	struct grid g = {0};
+
+	fill_heads(&g, t, baseline);
+	return put_grid(doc, &g, fill_row, &f, t->title, style, to);
+}
+
+/* In the order of the rows. */
+static void find_baselines(const json_t *doc, struct filling *f)
 {
 	const json_t *row;
-	size_t i, count = 0;
+	size_t i;
 
 	json_array_foreach(json_object_get(doc, "rows"), i,
-	                   row) if (count < BASELINES_MAX &&
-	                            report_is_baseline(doc, report_name(row))) names[count++] =
-		report_name(row);
-	return count;
+	                   row) if (f->count < BASELINES_MAX &&
+	                            report_is_baseline(doc, report_name(row)))
+		f->names[f->count++] = report_name(row);
 }
 
 /* The row's ratio to each baseline, and the widest of their spreads. */
-static void show_ratios(const json_t *row, const char *const *names, size_t count,
-                        char (*cells)[GRID_TEXT])
+static int fill_ratios(struct grid *g, const json_t *row, const struct filling *f)
 {
+	char(*cells)[GRID_TEXT] = grid_row(g);
 	struct spread widest = {0};
 
+	if (!cells)
+		return -ENOMEM;
 	snprintf(cells[0], GRID_TEXT, "%s", report_name(row));
-	for (size_t b = 0; b < count; b++) {
-		struct spread s = report_ratio(row, names[b]);
+	for (size_t b = 0; b < f->count; b++) {
+		struct spread s = report_ratio(row, f->names[b]);
 
-		show_ratio(row, names[b], cells[1 + b]);
-		if (spread_known(&s) && strcmp(report_name(row), names[b]) != 0 &&
+		show_ratio(row, f->names[b], cells[1 + b]);
+		if (spread_known(&s) && strcmp(report_name(row), f->names[b]) != 0 &&
 		    (widest.count == 0 || spread_relative(&s) > spread_relative(&widest)))
 			widest = s;
 	}
-	show_iqr(&widest, cells[1 + count]);
+	show_iqr(&widest, cells[1 + f->count]);
+	return 0;
 }
 
 /* Every row against every baseline; with one baseline the main table has said it all. */
 static int put_ratios(const json_t *doc, const struct style *style, FILE *to)
 {
-	const char *names[BASELINES_MAX];
-	size_t count = find_baselines(doc, names), i;
 	struct grid g = {.texts = 1};
-	const json_t *row;
+	struct filling f = {0};
 	char head[GRID_TEXT];
-	int r = 0;
 
-	if (count < 2)
+	find_baselines(doc, &f);
+	if (f.count < 2)
 		return 0;
 	grid_head(&g, "row");
-	for (i = 0; i < count; i++) {
-		snprintf(head, sizeof(head), "x %.20s", names[i]);
+	for (size_t i = 0; i < f.count; i++) {
+		snprintf(head, sizeof(head), "x %.20s", f.names[i]);
 		grid_head(&g, head);
 	}
 	grid_head(&g, "widest IQR %");
-	json_array_foreach(json_object_get(doc, "rows"), i, row)
-	{
-		char(*cells)[GRID_TEXT] = grid_row(&g);
-
-		if (!cells) {
-			r = -ENOMEM;
-			break;
-		}
-		show_ratios(row, names, count, cells);
-	}
-	if (r == 0)
-		style->table(&g, "Times as fast", to);
-	grid_fini(&g);
-	return r;
+	return put_grid(doc, &g, fill_ratios, &f, "Times as fast", style, to);
 }
 
 /* ---- latency by kind of touch ---- */
@@ -320,11 +322,12 @@ static const struct column kind_columns[] = {
 };
 #define KIND_COLUMNS (sizeof(kind_columns) / sizeof(kind_columns[0]))
 
-static int add_kinds(struct grid *g, const json_t *row)
+static int fill_kinds(struct grid *g, const json_t *row, const struct filling *f)
 {
 	const char *kind;
 	json_t *latency;
 
+	(void)f;
 	json_object_foreach(json_object_get(row, "kinds"), kind, latency)
 	{
 		char(*cells)[GRID_TEXT];
@@ -345,19 +348,12 @@ static int add_kinds(struct grid *g, const json_t *row)
 static int put_kinds(const json_t *doc, const struct style *style, FILE *to)
 {
 	struct grid g = {.texts = 2};
-	const json_t *row;
-	size_t i;
-	int r = 0;
 
 	grid_head(&g, "row");
 	grid_head(&g, "touch");
 	for (unsigned c = 0; c < KIND_COLUMNS; c++)
 		grid_head(&g, kind_columns[c].head);
-	json_array_foreach(json_object_get(doc, "rows"), i, row) r = r ? r : add_kinds(&g, row);
-	if (r == 0)
-		style->table(&g, "Latency by kind of touch", to);
-	grid_fini(&g);
-	return r;
+	return put_grid(doc, &g, fill_kinds, NULL, "Latency by kind of touch", style, to);
 }
 
 /* ---- lines around the tables ---- */
