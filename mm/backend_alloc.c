@@ -125,7 +125,8 @@ static struct policy_choice choose(struct space *s, const struct block *b, gpa_t
 /* ---- grants ---- */
 
 /*
- * Frames for EMPTY blocks from `first` on, below `end`, as far as they follow each other in the pool.
+ * Frames for EMPTY blocks from `first` on, below `end`, as far as they follow each other in the
+ * pool.
  * Return: how many; -ENOMEM when there is not even one.
  */
 static int reserve_run(struct space *s, size_t first, size_t end, frame_t *out)

@@ -38,9 +38,9 @@ static void zero_frames(struct space *s, struct block *b, struct gpa_range ram, 
 }
 
 /*
- * Arm zero memory that has just been mapped. Pages that the guest has touched in between are dropped:
- * an EMPTY block has none, or the next violation would map over them. Return: 0, or -errno and the
- * kernel fills it.
+ * Arm zero memory that has just been mapped. Pages that the guest has touched in between are
+ * dropped: an EMPTY block has none, or the next violation would map over them. Return: 0, or
+ * -errno and the kernel fills it.
  */
 static int arm_zero(struct space *s, struct gpa_range r)
 {

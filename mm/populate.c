@@ -3,14 +3,15 @@
  * mm/populate.c - memory behind a range now, instead of when it is touched.
  *
  *     EMPTY            gets frames, filled; where an image has something, becomes SHARED
- *     OWNED            the frames it has are filled; by a 2 MiB page where one would come at a touch
+ *     OWNED            the frames it has are filled; by a 2 MiB page where a touch would bring one
  *     SHARED           the image's pages are mapped for reading; copies stay the guest's to make
  *     LINEAR           the host is asked to fill the embedder's mapping
  *
  * Frames for EMPTY blocks are taken and filled first and mapped last. Where any step before that
- * fails those blocks stay EMPTY and their frames are the pool's again; zeros brought into OWNED blocks
- * stay. A block that is mapped belongs to the guest, which may have written to it before the next one
- * could be mapped: where the host refuses a mapping, those before it keep their frames.
+ * fails those blocks stay EMPTY and their frames are the pool's again; zeros brought into OWNED
+ * blocks stay. A block that is mapped belongs to the guest, which may have written to it before
+ * the next one could be mapped: where the host refuses a mapping, those before it keep their
+ * frames.
  */
 #include <stdlib.h>
 #include <sys/mman.h>

@@ -28,8 +28,8 @@
 #define WHOLE_PAGES (MM_BLOCK_PAGES / 2)
 
 /*
- * Blocks in a row that were never touched and so stay out of the image. A touch in a clone would put
- * memory behind them, in the image; but each such hole is a mapping more in every clone.
+ * Blocks in a row that were never touched and so stay out of the image. A touch in a clone would
+ * put memory behind them, in the image; but each such hole is a mapping more in every clone.
  */
 #define HOLE_BLOCKS 8u
 

@@ -201,8 +201,8 @@ int space_publish(struct space *s, const void *state, size_t state_size, struct 
 
 /*
  * Back to the image, or to zero memory where there is none: what was changed since is dropped and
- * costs, not RAM. Counts of space_stats begin anew. A few hundred private pages at most are overwritten in place: they stay
- * private_frames, with the image's bytes.
+ * costs, not RAM. Counts of space_stats begin anew. A few hundred private pages at most are
+ * overwritten in place: they stay private_frames, with the image's bytes.
  * Return: 0; -EBUSY while holds are out; -ENOTSUP when the memory is the embedder's; -ENOMEM (host
  * memory, mappings), -errno of reading pagemap: nothing changed. -errno of reading the image's
  * file where a page could be neither dropped nor overwritten: the rest is reset; try again.
@@ -223,8 +223,8 @@ int space_discard(struct space *s, struct gpa_range r);
  * Memory behind all of [r) now: own frames filled, the image's pages mapped for reading, the
  * embedder's memory filled by the host. Contents stay. The guest may run.
  * Return: 0; -EINVAL when `r` is not whole pages; -EFAULT when any of it is not RAM; -ENOMEM
- * (frames, limit, host memory): no block has frames that it had not before; -ENOMEM (mappings): some
- * may have, and keep them; -errno of MADV_POPULATE_READ or _WRITE: as for frames.
+ * (frames, limit, host memory): no block has frames that it had not before; -ENOMEM (mappings):
+ * some may have, and keep them; -errno of MADV_POPULATE_READ or _WRITE: as for frames.
  */
 int space_populate(struct space *s, struct gpa_range r);
 

@@ -231,8 +231,9 @@ static inline void *window_ptr(const struct space *s, gpa_t a)
 /* ---- backends ---- */
 
 /*
- * A cluster, or whole blocks from the pool, as the policy has it; also what backend_image does where
- * its image has nothing. Frames granted and never touched are taken back before it gives up.
+ * A cluster, or whole blocks from the pool, as the policy has it; also what backend_image does
+ * where its image has nothing. Frames granted and never touched are taken back before it gives
+ * up.
  */
 int alloc_fill(struct space *s, struct block *b, struct violation v, struct gpa_range *done);
 

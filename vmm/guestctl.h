@@ -4,7 +4,8 @@
  *
  * A store to the doorbell only notes whose bell rang; the vCPU's run loop then calls
  * guestctl_serve(), which does console output, the mailbox and memory given back on the spot and
- * turns everything else into an event for the VM's owner. Requests are read and answered through space_read/write.
+ * turns everything else into an event for the VM's owner. Requests are read and answered through
+ * space_read/write.
  *
  * Concurrency: each vCPU has its own bell; vCPUs may ring at once. The mailbox changes only while
  * all of them are stopped.

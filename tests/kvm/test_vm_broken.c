@@ -358,8 +358,8 @@ Test(vm_broken, state_sizes_that_lie)
 }
 
 /*
- * Flipped bits: whatever the guest then is, the VMM refuses it or survives it. Every other one is in
- * the head, where few are without a meaning.
+ * Flipped bits: whatever the guest then is, the VMM refuses it or survives it. Every other one is
+ * in the head, where few are without a meaning.
  */
 Test(vm_broken, state_bits_flipped)
 {

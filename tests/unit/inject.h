@@ -59,8 +59,8 @@ void inject_arm_call(unsigned step, enum inject_call call);
 void inject_arm_error(unsigned step, enum inject_call call, int with);
 
 /*
- * Call meanwhile(ctx) when the armed step is reached, before it fails or goes on: what another thread
- * might do at that moment. Until disarmed.
+ * Call meanwhile(ctx) when the armed step is reached, before it fails or goes on: what another
+ * thread might do at that moment. Until disarmed.
  */
 void inject_meanwhile(void (*meanwhile)(void *ctx), void *ctx);
 

@@ -634,8 +634,7 @@ static const struct scenario scenarios[] = {
          .may_retire = true, .may_own = true, .page_size = PAGE_SIZE_4K,
          .meets = MET(CALLOC) | MET(MADVISE) | MET(MMAP)},
 	{"populate: clusters, uffd", UFFD, build_clusters, act_populate, .least = 6,
-         .may_retire = true, .may_own = true,
-         .meets = MET(CALLOC) | MET(MADVISE) | MET(MMAP)},
+         .may_retire = true, .may_own = true, .meets = MET(CALLOC) | MET(MADVISE) | MET(MMAP)},
 	{"populate: written, kernel", KERNEL, build_written, act_populate, .least = 4,
          .meets = MET(CALLOC) | MET(MADVISE)},
 	{"populate: private, kernel", KERNEL, build_private, act_populate, .least = 4,
@@ -721,8 +720,8 @@ static void store_in_first(void *s)
 }
 
 /*
- * The guest writes to a block between the steps by which it is given back. Zero or what was written:
- * what it reads afterwards it goes on reading.
+ * The guest writes to a block between the steps by which it is given back. Zero or what was
+ * written: what it reads afterwards it goes on reading.
  */
 Test(inject, discard_races_with_a_store)
 {
@@ -799,42 +798,30 @@ Test(inject, every_call_is_met)
 	cr_assert_eq(all | MET(FALLOCATE), (1u << INJECT_OPENAT) - 1);
 }
 
-/* --- single failures that need a closer look ------------------------------------------------- */
-
-/* A block that cannot be punched is not zero: it is set aside for good. */
-Test(inject, unpunched_block_is_retired)
+Test(inject, pagemap_by_words)
 {
-	struct pool *pool = new_pool(4 * MIB);
-	struct pool_stats st;
-	frame_t f, other;
-	unsigned got = 0;
+	struct page_runs runs = {0};
+	uint8_t *at = malloc(64 * PAGE);
+	unsigned k = 0;
+	int r;
 
-	cr_assert_eq(pool_alloc(pool, 4, FRAME_NONE, &f), 0);
-	memset(pool_frame_ptr(pool, f), 0xaa, 16 * PAGE);
-	inject_arm_call(1, INJECT_FALLOCATE);
-	pool_unref(pool, f);
-	inject_disarm();
-	cr_assert(inject_fired());
-	pool_stats(pool, &st);
-	cr_assert_eq(st.retired_frames, 16);
-	cr_assert_eq(st.used_frames, 0);
-	cr_assert_eq(pool_audit(pool), 0);
-	cr_assert_eq(pool_refs(pool, f), 0);
-	cr_assert_eq(pool_alloc(pool, 4, f, &other), 0);
-	cr_assert_neq(other.n, f.n, "not by hint either");
-	pool_unref(pool, other);
-	while (pool_alloc(pool, 0, FRAME_NONE, &other) == 0) {
-		cr_assert(other.n < f.n || other.n >= f.n + 16);
-		cr_assert_eq(first_nonzero(pool_frame_ptr(pool, other), PAGE), PAGE);
-		got++;
-	}
-	cr_assert_eq(got, 1024 - 16);
-	cr_assert_eq(pool_audit(pool), 0);
-	for (uint32_t n = 0; n < 1024; n++)
-		if (pool_refs(pool, (frame_t){n}))
-			pool_unref(pool, (frame_t){n});
-	cr_assert_eq(used_frames(pool), 0);
-	pool_put(pool);
+	cr_assert_not_null(at);
+	memset(at, 1, 64 * PAGE);
+	do {
+		inject_arm(++k);
+		r = pagemap_private(align_up((uintptr_t)at, PAGE), 60 * PAGE, PAGEMAP_WORDS, &runs);
+		inject_disarm();
+		cr_assert_eq(r != 0, inject_fired());
+		cr_assert(r == 0 || r == -EMFILE || r == -EIO || r == -ENOMEM);
+		if (r == 0)
+			cr_assert_eq(page_runs_pages(&runs), 60);
+		page_runs_fini(&runs);
+	} while (r && k < 10);
+	cr_assert_eq(r, 0);
+	cr_assert_eq(inject_failures(INJECT_OPEN), 1);
+	cr_assert_eq(inject_failures(INJECT_PREAD), 1);
+	cr_assert_eq(inject_failures(INJECT_REALLOC), 1);
+	free(at);
 }
 
 /* The end of a family while one punch after the other fails: audits stay clean. */
@@ -866,95 +853,4 @@ Test(inject, failed_punches_at_the_end)
 		}
 	}
 	cr_assert_fail("more blocks than there can be");
-}
-
-Test(inject, pagemap_by_words)
-{
-	struct page_runs runs = {0};
-	uint8_t *at = malloc(64 * PAGE);
-	unsigned k = 0;
-	int r;
-
-	cr_assert_not_null(at);
-	memset(at, 1, 64 * PAGE);
-	do {
-		inject_arm(++k);
-		r = pagemap_private(align_up((uintptr_t)at, PAGE), 60 * PAGE, PAGEMAP_WORDS, &runs);
-		inject_disarm();
-		cr_assert_eq(r != 0, inject_fired());
-		cr_assert(r == 0 || r == -EMFILE || r == -EIO || r == -ENOMEM);
-		if (r == 0)
-			cr_assert_eq(page_runs_pages(&runs), 60);
-		page_runs_fini(&runs);
-	} while (r && k < 10);
-	cr_assert_eq(r, 0);
-	cr_assert_eq(inject_failures(INJECT_OPEN), 1);
-	cr_assert_eq(inject_failures(INJECT_PREAD), 1);
-	cr_assert_eq(inject_failures(INJECT_REALLOC), 1);
-	free(at);
-}
-
-/* --- failures in the handler's thread -------------------------------------------------------- */
-
-static struct {
-	struct space *s;
-	_Atomic bool go;
-	uint64_t bad;
-} vcpu;
-
-static void *run_vcpu(void *arg)
-{
-	static const unsigned pages[] = {200, 400, 100, 50, 511, 700, 900, 513, 1100, 1300, 1536};
-
-	(void)arg;
-	while (!atomic_load(&vcpu.go))
-		;
-	for (size_t i = 0; i < sizeof(pages) / sizeof(pages[0]); i++) {
-		vcpu.bad += guest_load(vcpu.s, pages[i] * PAGE) != 0;
-		guest_store(vcpu.s, pages[i] * PAGE, pages[i]);
-	}
-	for (size_t i = 0; i < sizeof(pages) / sizeof(pages[0]); i++)
-		vcpu.bad += guest_load(vcpu.s, pages[i] * PAGE) != pages[i];
-	return NULL;
-}
-
-static void try_again(void *ctx, struct violation v)
-{
-	(void)v;
-	atomic_fetch_add((_Atomic unsigned *)ctx, 1);
-	space_resume(vcpu.s, 0);
-}
-
-/* A vCPU whose violation could not be served is served when it tries again; no store is lost. */
-Test(inject, handler_fails_and_goes_on)
-{
-	struct pool *pool = new_pool(32 * MIB);
-	struct ram_region ram = ram_at(0, RAM, PAGE_SIZE_AUTO);
-	_Atomic unsigned waits = 0;
-	unsigned k = 0, steps;
-
-	require_path(FAULTS_UFFD);
-	do {
-		pthread_t t;
-
-		vcpu.s = make_space(&(struct space_config){.pool = pool,
-		                                           .ram = &ram,
-		                                           .ram_count = 1,
-		                                           .faults = FAULTS_UFFD,
-		                                           .nomem = try_again,
-		                                           .ctx = &waits});
-		atomic_store(&vcpu.go, false);
-		cr_assert_eq(pthread_create(&t, NULL, run_vcpu, NULL), 0);
-		inject_arm_all(++k);
-		atomic_store(&vcpu.go, true);
-		cr_assert_eq(pthread_join(t, NULL), 0);
-		steps = inject_disarm();
-		cr_assert_eq(vcpu.bad, 0);
-		expect_sound(&(struct world){.pool = pool, .spaces = &vcpu.s, .space_count = 1});
-		space_destroy(vcpu.s);
-		cr_assert_lt(k, STEPS_MAX);
-	} while (steps >= k);
-	cr_assert_gt(k, 8);
-	cr_assert_gt(waits, 0);
-	expect_all_gone(pool);
 }
