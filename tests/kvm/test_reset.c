@@ -199,12 +199,14 @@ TEST_BOTH_PATHS(reset, much_memory)
 	vm_destroy(vm);
 	vm = lab_clone(&l, image, 1, faults, &t);
 	reset(vm, 1, NULL);
-	pool_stats(l.pool, &before);
 	for (uint64_t i = 1; i <= pace_rounds(5, 2); i++) {
 		t = (struct tape){0};
 		lab_expect(vm, VM_EXITED, 0);
 		reset(vm, i, NULL);
 		lab_audit(&l, vm);
+		/* The first round's reads may put memory behind holes of the image, to stay. */
+		if (i == 1)
+			pool_stats(l.pool, &before);
 	}
 	pool_stats(l.pool, &after);
 	cr_assert_leq(after.used_frames, before.used_frames);

@@ -78,6 +78,14 @@ static int64_t change(const struct watched *w, enum kvm_counter c)
 	return (int64_t)(w->now.v[c] - w->before.v[c]);
 }
 
+/* Of many pages the host may move some meanwhile, and that takes their mappings away. */
+static bool about(int64_t is, int64_t should)
+{
+	const int64_t moved = (should < 0 ? -should : should) / 64;
+
+	return is >= should - moved && is <= should + moved;
+}
+
 /*
  * The last step changed so many mappings, made so many, and took `again` faults at most that made
  * none: those that waited for someone, or whose page was replaced meanwhile.
@@ -89,15 +97,13 @@ static void expect_step(const struct watched *w, int64_t small, int64_t huge, in
 
 	if (mmu == MMU_SOFTWARE)
 		return;
-	cr_assert_eq(change(w, KVM_COUNT_PAGES_4K), small, "4K %+ld",
-	             change(w, KVM_COUNT_PAGES_4K));
+	cr_assert(about(change(w, KVM_COUNT_PAGES_4K), small), "4K %+ld",
+	          change(w, KVM_COUNT_PAGES_4K));
 	cr_assert_eq(change(w, KVM_COUNT_PAGES_2M), huge, "2M %+ld", change(w, KVM_COUNT_PAGES_2M));
 	cr_assert_eq(change(w, KVM_COUNT_PAGES_1G), 0);
-	if (mmu == MMU_EXACT)
-		cr_assert_eq(change(w, KVM_COUNT_PF_FIXED), made, "made %+ld",
-		             change(w, KVM_COUNT_PF_FIXED));
-	cr_assert_leq(change(w, KVM_COUNT_PF_FIXED), made, "made %+ld",
-	              change(w, KVM_COUNT_PF_FIXED));
+	cr_assert(about(change(w, KVM_COUNT_PF_FIXED), made) ||
+	                  (mmu == MMU_AHEAD && change(w, KVM_COUNT_PF_FIXED) < made),
+	          "made %+ld", change(w, KVM_COUNT_PF_FIXED));
 	if (w->now.known[KVM_COUNT_PF_TAKEN])
 		cr_assert_leq(change(w, KVM_COUNT_PF_TAKEN),
 		              change(w, KVM_COUNT_PF_FIXED) + (int64_t)again, "took %+ld for %+ld",
@@ -374,7 +380,12 @@ TEST_BOTH_PATHS(stage2, vcpus_add_up)
 	cr_assert_eq(found.v[KVM_COUNT_MMIO_EXITS], ours.mmio);
 	cr_assert_geq(found.v[KVM_COUNT_EXITS], ours.mmio);
 	if (host_mmu() == MMU_EXACT) {
-		cr_assert_geq(found.v[KVM_COUNT_PAGES_4K], 4 * 256);
+		/* A block that changes hands meanwhile loses mappings, which are made again. */
+		cr_assert_geq(found.v[KVM_COUNT_PF_FIXED], 4 * 256,
+		              "made %lu; 4K %lu, 2M %lu, spurious %lu, taken %lu",
+		              found.v[KVM_COUNT_PF_FIXED], found.v[KVM_COUNT_PAGES_4K],
+		              found.v[KVM_COUNT_PAGES_2M], found.v[KVM_COUNT_PF_SPURIOUS],
+		              found.v[KVM_COUNT_PF_TAKEN]);
 		cr_assert_geq(found.v[KVM_COUNT_PF_FIXED], found.v[KVM_COUNT_PAGES_4K]);
 	}
 	vm_destroy(vm);
