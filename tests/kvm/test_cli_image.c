@@ -356,7 +356,8 @@ Test(cli_image, diff_and_map)
 	refused(ARGS("image", "diff", scratch("c.cow")), "another image is wanted");
 	s = run(ARGS("image", "map", scratch("c.cow")));
 	cr_assert_eq(s.status, 0, "%s", s.err);
-	cr_assert_not_null(strstr(s.out, "  sx"), "%s", s.out);
+	/* The first block holds page tables: where the CPU walks them itself, it writes there. */
+	cr_assert(strstr(s.out, "  sx") || strstr(s.out, "  xx"), "%s", s.out);
 	said_free(&s);
 	json = json_of(ARGS("image", "map", "--json", scratch("f.cow")), 0);
 	cr_assert_eq(json_at(json, "shared"), 0);

@@ -240,11 +240,14 @@ TEST_BOTH_PATHS(giveback, many_at_once)
 	for (uint64_t cpu = 0; cpu < CPUS; cpu++) {
 		uint64_t at = SCRIPT_DATA + cpu * MINE * PAGE, kept = at + (MINE - 1) * PAGE;
 
-		cr_assert_eq(script_result(vm, REQUEST(cpu)), 0);
+		/* Busy, the last time, where another vCPU's request was being served. */
+		int64_t r = script_result(vm, REQUEST(cpu));
+
+		cr_assert(r == 0 || r == -EBUSY, "vCPU %lu: %ld", cpu, r);
 		cr_assert_eq(script_word(vm, kept), kept);
 		cr_assert_eq(script_word(vm, kept + 8), ROUNDS, "vCPU %lu", cpu);
 		for (uint64_t page = at; page < kept; page += PAGE)
-			cr_assert_eq(script_word(vm, page), 0);
+			cr_assert_eq(script_word(vm, page), r ? page : 0);
 	}
 	lab_audit(&l, vm);
 	vm_destroy(vm);

@@ -339,7 +339,7 @@ Test(reset_cli, wrong)
 	refused(ARGS("clone", "--reset", "3", "--hold", image), "leave out --hold");
 	refused(ARGS("clone", "--reset", "3", "--no-reuse", image), "leave out --no-reuse");
 	refused(ARGS("bench", "reset", "--size", "5000"), "4 KiB");
-	refused(ARGS("bench", "reset", "--size", "1T"), "too large");
+	refused(ARGS("bench", "reset", "--size", "1T"), "ask for less");
 	refused(ARGS("bench", "reset", "--dir", scratch(""), "--size", "1M", "--dirty", "9999"),
 	        "twice as many");
 }
