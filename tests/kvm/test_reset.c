@@ -187,7 +187,7 @@ TEST_BOTH_PATHS(reset, much_memory)
 	static struct tape t;
 	struct vm_config c;
 	struct image *image;
-	struct pool_stats before, after;
+	struct pool_stats before = {0}, after;
 	struct lab l;
 	struct vm *vm;
 
