@@ -223,7 +223,7 @@ static int touch(volatile char *at, size_t size)
 	return 0;
 }
 
-int host_warm(uint64_t bytes)
+static int warm(uint64_t bytes, int advice)
 {
 	char *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
 	                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -231,10 +231,20 @@ int host_warm(uint64_t bytes)
 
 	if (at == MAP_FAILED)
 		return -ENOMEM;
-	/* In pages of 4 KiB, or a huge one that the run wants may be what is left cold. */
-	(void)madvise(at, bytes, MADV_NOHUGEPAGE);
+	(void)madvise(at, bytes, advice);
 	for (uint64_t done = 0; done < bytes && r == 0; done += WARM_STEP)
 		r = touch(at + done, min_u64(WARM_STEP, bytes - done));
 	munmap(at, bytes);
 	return r;
+}
+
+/*
+ * The kernel's free memory lies in lists by size, and the last freed is the first taken: small pages
+ * come from what is left of broken blocks, which leaves cold what huge ones are taken from.
+ */
+int host_warm(uint64_t bytes)
+{
+	int r = warm(bytes, MADV_NOHUGEPAGE);
+
+	return r ? r : warm(bytes, MADV_HUGEPAGE);
 }

@@ -73,8 +73,9 @@ void host_watch_judge(const struct host_watch *before, const struct host_watch *
                       host_say_fn *say, void *ctx);
 
 /*
- * Touch `bytes` of memory in 4 KiB pages and give it back: memory that the host itself has never
- * used costs many times more on its first touch, and would be charged to whoever runs first.
+ * Touch `bytes` of memory in 4 KiB pages, then in 2 MiB ones where the host has them, and give it
+ * back: memory that the host itself has never used, or has handed back to a host of its own, costs
+ * many times more on its first touch, and would be charged to whoever runs first.
  * Return: 0; -ENOMEM when there is not that much (what there is was touched).
  */
 int host_warm(uint64_t bytes);
