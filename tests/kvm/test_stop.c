@@ -146,20 +146,25 @@ struct kicker {
 	_Atomic bool storm, quit;
 };
 
-/* One kick for each that is wanted, or as many as it can. */
+/*
+ * One kick for each that is wanted, or as many as it can. A storm abates by and by: on a slow machine
+ * the next kick would else be there before the guest has got to its next instruction.
+ */
 static void *kicker(void *arg)
 {
 	struct kicker *k = arg;
 
 	while (!atomic_load(&k->quit)) {
+		uint64_t given;
+
 		if (!atomic_load(&k->storm) && atomic_load(&k->given) >= atomic_load(&k->wanted)) {
 			sched_yield();
 			continue;
 		}
 		vm_kick(k->vm);
-		atomic_fetch_add(&k->given, 1);
+		given = atomic_fetch_add(&k->given, 1);
 		if (atomic_load(&k->storm))
-			usleep(20);
+			usleep(20 + (useconds_t)(given / 256));
 	}
 	return NULL;
 }
