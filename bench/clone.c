@@ -3,13 +3,15 @@
  * bench/clone.c - `cowslip bench clone`: how long until a clone of a warm guest does its work.
  *
  * A guest (counter) is booted, saved when it is warm, and cloned from the file by the engine,
- * just as `cowslip run --save` and `cowslip clone` do. Each repeat runs all clones twice, and which
- * comes first alternates:
+ * just as `cowslip run --save` and `cowslip clone` do. Each repeat runs all clones of each
+ * kind, and which comes first alternates:
  *
  *     new        every clone has a VM made for it (`cowslip clone --no-reuse`)
  *     reused     clones have VMs that were another's, reset (vmm/shell.h), as `cowslip clone` has
  *                it. The first of each worker, for which there is none yet, are in clones/s and in
  *                no row
+ *     floor      no clones: one VM of this process, whose registers and devices are set back when
+ *                its memory has been already (bench/clone_floor.h)
  *
  * Phases, each since the worker has begun with the clone, to make a VM or to reset one:
  *
@@ -31,6 +33,7 @@
 #include <unistd.h>
 
 #include "arch/arch.h"
+#include "bench/clone_floor.h"
 #include "bench/driver.h"
 #include "bench/guest_run.h"
 #include "bench/times.h"
@@ -45,7 +48,7 @@
 #define OWN_MEMORY    (UINT64_C(64) << 20)
 #define CLONE_MEMORY  (UINT64_C(2) << 20) /* what a clone takes at most, tables included */
 
-enum kind { KIND_NEW, KIND_REUSED, KINDS };
+enum kind { KIND_NEW, KIND_REUSED, KIND_FLOOR, KINDS };
 
 enum phase {
 	PHASE_CREATED,
@@ -58,7 +61,7 @@ enum phase {
 static const struct {
 	const char *name;
 	const char *rows[PHASES];
-	const char *rate;
+	const char *rate; /* NULL: none */
 } kinds[KINDS] = {
 	{"new",
          {"new: created", "new: first instruction", "new: first output", "new: exit"},
@@ -66,6 +69,9 @@ static const struct {
 	{"reused",
          {"reused: created", "reused: first instruction", "reused: first output", "reused: exit"},
          "reused_clones_per_s"},
+	{"floor",
+         {"floor: created", "floor: first instruction", "floor: first output", "floor: exit"},
+         NULL},
 };
 
 /* Of clones with VMs of one kind. */
@@ -84,6 +90,7 @@ struct clone_bench {
 
 	/* As it goes. */
 	struct image *image;
+	struct floor floor;
 	struct kind_figures kinds[KINDS];
 
 	/* Of one run of all clones. */
@@ -136,7 +143,7 @@ static int take_option(void *to, int key, const char *arg)
 		b->wanted[KIND_NEW] = false;
 		return 0;
 	case KEY_NO_REUSE:
-		b->wanted[KIND_REUSED] = false;
+		b->wanted[KIND_REUSED] = b->wanted[KIND_FLOOR] = false;
 		return 0;
 	case KEY_MEM:
 		return cli_size("--mem", arg, &b->mem);
@@ -179,6 +186,8 @@ static int make_template(void *state, struct vm_error *err)
 		image_put(image);
 	}
 	pool_put(pool);
+	if (e == 0 && b->wanted[KIND_FLOOR])
+		e = floor_open(&b->floor, &b->run.kvm, b->image, TIMEOUT_NS, err);
 	return e;
 }
 
@@ -226,19 +235,19 @@ static int judge(const struct clone_bench *b, struct vm_error *err)
 	return b->error;
 }
 
-static int end_kind(struct clone_bench *b, const struct engine_summary *s, bool counts)
+static int end_kind(struct clone_bench *b, uint64_t wall_ns, bool counts)
 {
 	struct kind_figures *f = &b->kinds[b->kind];
 	int e = 0;
 
 	if (counts)
-		e = sample_add(&f->clones_per_s, (double)b->count * 1e9 / (double)s->wall_ns);
+		e = sample_add(&f->clones_per_s, (double)b->count * 1e9 / (double)wall_ns);
 	for (unsigned p = 0; e == 0 && p < PHASES; p++)
 		e = times_end_repeat(&f->phases[p], counts);
 	return e;
 }
 
-static int run_kind(struct clone_bench *b, enum kind kind, bool counts, struct vm_error *err)
+static int run_clones(struct clone_bench *b, uint64_t *wall_ns, struct vm_error *err)
 {
 	const struct engine_config config = {
 		.kvm = &b->run.kvm,
@@ -246,7 +255,7 @@ static int run_kind(struct clone_bench *b, enum kind kind, bool counts, struct v
 		.count = b->count,
 		.jobs = (unsigned)b->jobs,
 		.per_process = (unsigned)b->per_process,
-		.no_reuse = kind == KIND_NEW,
+		.no_reuse = b->kind == KIND_NEW,
 		.timeout_ns = TIMEOUT_NS,
 		.quick = true,
 		.ctx = b,
@@ -256,11 +265,35 @@ static int run_kind(struct clone_bench *b, enum kind kind, bool counts, struct v
 	struct engine_summary summary;
 	int e;
 
-	b->kind = kind;
 	e = engine_run(&config, &summary, err);
-	if (e == 0)
-		e = judge(b, err);
-	return e ? e : end_kind(b, &summary, counts);
+	*wall_ns = summary.wall_ns;
+	return e ? e : judge(b, err);
+}
+
+static int run_floor(struct clone_bench *b, uint64_t *wall_ns, struct vm_error *err)
+{
+	uint64_t start = clock_ns();
+	int e = 0;
+
+	for (uint64_t i = 0; e == 0 && i < b->count; i++) {
+		struct vm_times t;
+
+		e = floor_run(&b->floor, &t, err);
+		if (e == 0)
+			add_times(b, &t);
+	}
+	*wall_ns = clock_ns() - start;
+	return e ? e : b->error;
+}
+
+static int run_kind(struct clone_bench *b, enum kind kind, bool counts, struct vm_error *err)
+{
+	uint64_t wall_ns;
+	int e;
+
+	b->kind = kind;
+	e = kind == KIND_FLOOR ? run_floor(b, &wall_ns, err) : run_clones(b, &wall_ns, err);
+	return e ? e : end_kind(b, wall_ns, counts);
 }
 
 static int run_round(void *state, unsigned round, struct vm_error *err)
@@ -308,16 +341,24 @@ static int add_row(struct clone_bench *b, enum kind kind, enum phase p)
 	return e;
 }
 
-/* How many times as soon the first byte comes with a reused VM; and how many had one. */
+/* How many times as long `kind` takes to the first byte as `base` does. */
+static int add_ratio(const struct clone_bench *b, json_t *summary, const char *name, enum kind kind,
+                     enum kind base)
+{
+	struct spread ratio = sample_ratio(&b->kinds[kind].phases[PHASE_OUTPUT].p50,
+	                                   &b->kinds[base].phases[PHASE_OUTPUT].p50);
+
+	return b->wanted[kind] && b->wanted[base] ? report_set_figure(summary, name, &ratio) : 0;
+}
+
+/* The ratios; and how many had a VM that was another's. */
 static int add_comparison(const struct clone_bench *b, json_t *summary)
 {
-	const struct times *made = &b->kinds[KIND_NEW].phases[PHASE_OUTPUT];
 	const struct times *reused = &b->kinds[KIND_REUSED].phases[PHASE_OUTPUT];
-	struct spread ratio = sample_ratio(&made->p50, &reused->p50);
-	int e = 0;
+	int e = add_ratio(b, summary, "first_output_ratio", KIND_NEW, KIND_REUSED);
 
-	if (b->wanted[KIND_NEW] && b->wanted[KIND_REUSED])
-		e = report_set_figure(summary, "first_output_ratio", &ratio);
+	if (e == 0)
+		e = add_ratio(b, summary, "floor_ratio", KIND_REUSED, KIND_FLOOR);
 	return e ? e : report_set(summary, "reused", json_integer((json_int_t)reused->all.count));
 }
 
@@ -333,8 +374,9 @@ static int finish(void *state)
 			continue;
 		for (unsigned p = 0; e == 0 && p < PHASES; p++)
 			e = add_row(b, (enum kind)k, (enum phase)p);
-		rates[count++] =
-			(struct report_item){kinds[k].rate, &b->kinds[k].clones_per_s, ITEM_FIGURE};
+		if (kinds[k].rate)
+			rates[count++] = (struct report_item){
+				kinds[k].rate, &b->kinds[k].clones_per_s, ITEM_FIGURE};
 	}
 	if (e == 0)
 		e = report_set_summary(b->run.doc, rates, count);
@@ -370,7 +412,7 @@ static int prepare(void *state)
 	struct clone_bench *b = state;
 
 	snprintf(b->run.what, sizeof(b->run.what), "-n %" PRIu64, b->count);
-	b->run.steps = b->wanted[KIND_NEW] + b->wanted[KIND_REUSED];
+	b->run.steps = b->wanted[KIND_NEW] + b->wanted[KIND_REUSED] + b->wanted[KIND_FLOOR];
 	if (arch_ram_layout(b->mem, PAGE_SIZE_AUTO, ram) >= 0)
 		return check_reuse(b);
 	cli_error("--mem %" PRIu64 ": a guest's RAM is whole 4 KiB pages, from %" PRIu64
@@ -394,13 +436,15 @@ static void set_defaults(void *state)
 	b->per_process = ENGINE_PER_PROCESS;
 	b->mem = DEFAULT_MEM;
 	b->depth = 1;
-	b->wanted[KIND_NEW] = b->wanted[KIND_REUSED] = true;
+	for (unsigned k = 0; k < KINDS; k++)
+		b->wanted[k] = true;
 }
 
 static void fini(void *state)
 {
 	struct clone_bench *b = state;
 
+	floor_close(&b->floor);
 	image_put(b->image);
 	for (unsigned k = 0; k < KINDS; k++)
 		for (unsigned p = 0; p < PHASES; p++)

@@ -36,7 +36,8 @@
  *                 bench/clone.c): us_p50 (_spread), us_p90, us_p99, us_max, count, each since a
  *                 worker has begun with the clone. summary: new_clones_per_s,
  *                 reused_clones_per_s (_spread), first_output_ratio (_spread: how many times as
- *                 soon with a reused VM), reused (clones in the rows of reused VMs)
+ *                 soon with a reused VM), floor_ratio (_spread: how many times as long as the
+ *                 floor a reused VM takes to its first byte), reused (clones in its rows)
  *     reset       a row per kind of reset and number of dirty pages: dirty_pages, us_p50
  *                 (_spread), us_p90, us_p99, us_max, count. summary: fixed_us, us_per_page, r2
  *                 (_spread)

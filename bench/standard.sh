@@ -68,6 +68,8 @@ measure clone-random "Clone, lone writes at random" \
 	--repeat "$repeat" --rows auto,private-4k
 measure clones "Clones of a 64 MiB guest, with new and with reused virtual machines" \
 	clone -n $clones -j 2 --repeat "$repeat"
+measure clones-floor "A reused machine, and what no clone can do without" \
+	clone -n $clones -j 1 --reuse --repeat "$repeat"
 measure clones-big "Clones of a large, sparse guest" \
 	clone -n $clones -j 2 --mem $big --repeat "$repeat"
 measure clones-deep "Clones at the end of a long chain" \

@@ -201,6 +201,12 @@ int vm_snapshot(struct vm *vm, struct image **out, struct vm_error *err);
 int vm_reset(struct vm *vm, uint64_t number, const char *arg, struct vm_error *err);
 
 /*
+ * The same without memory, which stays as it is: what a reset is measured against. For a guest that
+ * has been reset and has not run since, or can begin again on what it left. Return: as vm_reset().
+ */
+int vm_rewind(struct vm *vm, struct vm_error *err);
+
+/*
  * What the stopped guest may do with a range of its RAM, whole pages of it, from now on: anything,
  * read and execute, nothing; UNMAPPED takes it away for good (space_unmap), and an access there is
  * one to no device. A forbidden access is VM_DENIED, with vCPU and address. The library's own

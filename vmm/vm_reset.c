@@ -188,6 +188,23 @@ int vm_reset(struct vm *vm, uint64_t number, const char *arg, struct vm_error *e
 	return r;
 }
 
+int vm_rewind(struct vm *vm, struct vm_error *err)
+{
+	uint64_t asked = clock_ns();
+	int r;
+	const char *why = refusal(vm, NULL, &r);
+
+	if (why) {
+		snprintf(err->text, sizeof(err->text), "rewind: %s", why);
+		return r;
+	}
+	quiesce(vm);
+	r = vm_restore(vm, space_image(vm->space), err);
+	if (r == 0)
+		start_times(vm, asked);
+	return r;
+}
+
 int vm_reuse(struct vm *vm, const struct vm_config *c, struct vm_error *err)
 {
 	int r;
