@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * mm/pool.c - memory behind the frame table: one file, and the pool's own mappings of all of it.
+ * mm/pool.c - memory behind the frame table: one file, and the pool's own mapping of all of it.
  *
  * A frame's life: reserved by the buddy system under the lock; filled by the host when first
  * touched; punched out, outside the lock, while its block is DYING and so cannot be
@@ -33,9 +33,8 @@
 
 struct pool {
 	struct store store; /* what extents name; its count is the pool's */
-	bool huge;          /* pool_huge(); never changes, like the mappings */
-	uint8_t *alias;     /* the whole file, never touched but 4 KiB by 4 KiB */
-	uint8_t *blocks;    /* the whole file, for touching 2 MiB at once */
+	bool huge;          /* pool_huge(); never changes, like the mapping */
+	uint8_t *alias;     /* the whole file, touched 4 KiB by 4 KiB */
 	struct lock lock;
 	struct frame_table frames; /* lock */
 };
@@ -54,7 +53,7 @@ static uint64_t order_bytes(unsigned order)
  * Map the whole file at a 2 MiB boundary: a block can be one huge page only where its address
  * is aligned too. Fork copies page tables of what it copies; no child wants this mapping.
  */
-static int map_file(const struct pool *p, uint8_t **out)
+static int map_alias(struct pool *p)
 {
 	size_t size = align_up(p->store.size, MM_BLOCK_SIZE) + MM_BLOCK_SIZE;
 	uint8_t *room =
@@ -77,35 +76,9 @@ static int map_file(const struct pool *p, uint8_t **out)
 	if (room + size > end)
 		munmap(end, (size_t)(room + size - end));
 	madvise(at, p->store.size, MADV_DONTFORK);
-	*out = at;
+	madvise(at, p->store.size, MADV_NOHUGEPAGE);
+	p->alias = at;
 	return 0;
-}
-
-static void unmap_file(const struct pool *p, uint8_t *at)
-{
-	if (at)
-		munmap(at, align_up(p->store.size, MM_BLOCK_SIZE));
-}
-
-/* Where the file has huge pages, a mapping that is not told otherwise would get them. */
-static int map_aliases(struct pool *p)
-{
-	int r = map_file(p, &p->alias);
-
-	if (r)
-		return r;
-	if (p->huge && madvise(p->alias, p->store.size, MADV_NOHUGEPAGE) < 0) {
-		r = -errno;
-		goto unmap_alias;
-	}
-	r = map_file(p, &p->blocks);
-	if (r)
-		goto unmap_alias;
-	return 0;
-
-unmap_alias:
-	unmap_file(p, p->alias);
-	return r;
 }
 
 int pool_create(uint64_t limit, struct pool **out)
@@ -130,7 +103,7 @@ int pool_create(uint64_t limit, struct pool **out)
 	r = frame_table_init(&p->frames, (uint32_t)(limit >> MM_PAGE_SHIFT));
 	if (r)
 		goto close_fd;
-	r = map_aliases(p);
+	r = map_alias(p);
 	if (r)
 		goto fini_frames;
 	lock_init(&p->lock, LOCK_POOL);
@@ -149,8 +122,7 @@ free_pool:
 void pool_destroy(struct pool *p)
 {
 	CHECK(p->frames.used == 0);
-	unmap_file(p, p->blocks);
-	unmap_file(p, p->alias);
+	munmap(p->alias, align_up(p->store.size, MM_BLOCK_SIZE));
 	frame_table_fini(&p->frames);
 	lock_fini(&p->lock);
 	close(p->store.fd);
@@ -265,11 +237,6 @@ void *pool_frame_ptr(struct pool *p, frame_t f)
 	return p->alias + frame_offset(f);
 }
 
-void *pool_block_ptr(struct pool *p, frame_t f)
-{
-	return p->blocks + frame_offset(f);
-}
-
 bool pool_block_empty(struct pool *p, frame_t f)
 {
 	off_t start = (off_t)frame_offset(f);
@@ -278,20 +245,34 @@ bool pool_block_empty(struct pool *p, frame_t f)
 	return data < 0 ? errno == ENXIO : data >= start + (off_t)MM_BLOCK_SIZE;
 }
 
+/*
+ * What touches of a block through the alias bring in: 2 MiB, or 4 KiB as everywhere else in it.
+ * Only for a moment: what is mapped so, khugepaged fills up by itself. Return: 0 or -errno.
+ */
+static int advise_block(struct pool *p, frame_t f, int advice)
+{
+	return madvise(pool_frame_ptr(p, f), MM_BLOCK_SIZE, advice) < 0 ? -errno : 0;
+}
+
 int pool_collapse(struct pool *p, frame_t f)
 {
-	volatile uint8_t *at = pool_block_ptr(p, f);
-	int r = -EAGAIN;
+	uint8_t *at = pool_frame_ptr(p, f);
+	int r;
 
 	CHECK(is_aligned(f.n, MM_BLOCK_PAGES));
-	/* An empty range has nothing to collapse (EINVAL): bring one page in. */
-	(void)*at;
+	r = advise_block(p, f, MADV_HUGEPAGE);
+	if (r)
+		return r;
+	/* An empty range has nothing to collapse (EINVAL): bring a page in; it may be all of it. */
+	(void)*(volatile uint8_t *)at;
+	r = -EAGAIN;
 	for (int i = 0; i < COLLAPSE_TRIES && r == -EAGAIN; i++)
-		r = madvise((void *)(uintptr_t)at, MM_BLOCK_SIZE, MADV_COLLAPSE) < 0 ? -errno : 0;
+		r = madvise(at, MM_BLOCK_SIZE, MADV_COLLAPSE) < 0 ? -errno : 0;
+	(void)advise_block(p, f, MADV_NOHUGEPAGE);
 	return r;
 }
 
-/* Through the mapping that has small pages: fallocate() would bring in huge ones. */
+/* Through the mapping, which has small pages; what fallocate() brings in is the file's affair. */
 int pool_fill(struct pool *p, frame_t f, uint32_t frames)
 {
 	uint8_t *at = pool_frame_ptr(p, f);

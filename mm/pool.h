@@ -49,8 +49,8 @@ struct pool *pool_get(struct pool *p);
 struct store *pool_store(struct pool *p);
 
 /*
- * A first touch of frames mapped MAP_SHARED (and not MADV_NOHUGEPAGE) brings in a whole 2 MiB page,
- * if the block was empty. Else only pool_collapse() makes huge pages.
+ * A first touch of frames mapped MAP_SHARED with MADV_HUGEPAGE brings in a whole 2 MiB page, if the
+ * block was empty. Else only pool_collapse() makes huge pages.
  */
 bool pool_huge(const struct pool *p);
 
@@ -82,7 +82,7 @@ int pool_order(struct pool *p, frame_t f);
 
 /*
  * Back a whole 2 MiB block (order 9, `f` its head) by one huge page: touch one page, which is
- * enough where pool_huge(), and MADV_COLLAPSE it through the pool's own mapping. What the block
+ * enough where pool_huge(), and MADV_COLLAPSE it, through the pool's own mapping. What the block
  * already holds stays. Works with shmem THP "never" (Linux 6.1 and later).
  * Return: 0; -errno of madvise (no huge page to be had): the block is still usable, 4 KiB by 4 KiB.
  */
@@ -94,9 +94,6 @@ int pool_collapse(struct pool *p, frame_t f);
  * space_read/write/hold.
  */
 void *pool_frame_ptr(struct pool *p, frame_t f);
-
-/* The same of a whole 2 MiB block that is about to be filled: a touch may commit all of it. */
-void *pool_block_ptr(struct pool *p, frame_t f);
 
 /*
  * Nothing of the block at `f` (order 9) has memory behind it: it was never touched. Says false when

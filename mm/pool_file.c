@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 /*
- * mm/pool_file.c - the file behind a pool's frames: one that gives 2 MiB pages at first touch where
- * such a file can be had, else a plain memfd.
+ * mm/pool_file.c - the file behind a pool's frames: one that gives 2 MiB pages at first touch to
+ * who asks, where such a file can be had, else a plain memfd.
  *
- * A private tmpfs mounted huge=always, detached: it has no path, nobody sees the mount, and
+ * A private tmpfs mounted huge=advise, detached: it has no path, nobody sees the mount, and
  * it goes with the last descriptor. It heeds its own mount option, not the host's shmem_enabled
- * (which is "never" nearly everywhere). Mounting takes CAP_SYS_ADMIN.
+ * (which is "never" nearly everywhere). Mounting takes CAP_SYS_ADMIN. Not huge=always: then a
+ * mapping would bring in huge pages from when it is made until it is told not to, and so would a
+ * clone that reads where its image has nothing, and khugepaged by itself.
  *
  * Source: Linux Documentation/filesystems/tmpfs.rst and admin-guide/mm/transhuge.rst.
  */
@@ -20,7 +22,7 @@
 /* Return: 0; -errno: not permitted, or a kernel without huge pages in tmpfs. */
 static int configure(int fs)
 {
-	if (fsconfig(fs, FSCONFIG_SET_STRING, "huge", "always", 0) < 0)
+	if (fsconfig(fs, FSCONFIG_SET_STRING, "huge", "advise", 0) < 0)
 		return -errno;
 	/* Not the half of RAM that a tmpfs has by default: the pool has a limit of its own. */
 	if (fsconfig(fs, FSCONFIG_SET_STRING, "size", "0", 0) < 0)

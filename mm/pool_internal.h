@@ -11,8 +11,8 @@
 struct pool;
 
 /*
- * An empty, private file for frames, close-on-exec. *huge: a first touch through a mapping without
- * MADV_NOHUGEPAGE puts a whole 2 MiB page there. Return: a descriptor; -EMFILE, -ENFILE, -ENOMEM.
+ * An empty, private file for frames, close-on-exec. *huge: a first touch through a mapping with
+ * MADV_HUGEPAGE puts a whole 2 MiB page there. Return: a descriptor; -EMFILE, -ENFILE, -ENOMEM.
  */
 int pool_file_open(bool *huge);
 

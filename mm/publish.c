@@ -127,19 +127,22 @@ static int own_block(struct space *s, struct block *b, const struct plan *p, siz
 {
 	struct gpa_range ram = block_range(s, block_of(s, b));
 	frame_t f;
+	bool huge;
 	int r = alloc_reserve(s, b, &f);
 
 	if (r)
 		return r;
-	r = copy_block(s, ram, p, run, pool_block_ptr(s->pool, f));
+	/* Most of it will be written. */
+	huge = pool_collapse(s->pool, f) == 0;
+	r = copy_block(s, ram, p, run, pool_frame_ptr(s->pool, f));
 	if (r == 0)
-		r = window_map_owned(s, ram, f, pool_huge(s->pool));
+		r = window_map_owned(s, ram, f, huge);
 	if (r) {
 		pool_unref(s->pool, f);
 		return r;
 	}
 	alloc_commit(s, b, f);
-	b->huge = pool_huge(s->pool);
+	b->huge = huge;
 	return 0;
 }
 

@@ -71,16 +71,16 @@ int window_protect(struct space *s, struct gpa_range r, enum protection p)
 }
 
 /*
- * Both kinds are said, for the host's settings know better than we what a guest will touch. A host
- * that refuses costs memory or speed, never bytes.
+ * Huge pages must be asked for (mm/pool_file.c). A vCPU that is there before they are gets a small
+ * one, and a host that refuses costs speed: no bytes are lost.
  */
 int window_map_owned(struct space *s, struct gpa_range r, frame_t frame, bool huge)
 {
 	int e = map_fixed(s, r, MAP_SHARED, pool_store(s->pool)->fd,
 	                  (uint64_t)frame.n << MM_PAGE_SHIFT);
 
-	if (e == 0 && pool_huge(s->pool))
-		madvise(window_ptr(s, r.start), r.size, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	if (e == 0 && huge && pool_huge(s->pool))
+		madvise(window_ptr(s, r.start), r.size, MADV_HUGEPAGE);
 	return e;
 }
 

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "mm/pool.h"
 #include "tests/unit/helpers.h"
@@ -344,7 +345,22 @@ Test(pool, collapse_keeps_contents)
 
 /* --- huge pages at first touch --------------------------------------------------------------- */
 
-/* What a touch commits follows from the mapping it goes through, and from nothing else. */
+/* Write to the block's second page through a mapping of which `advice` has been given. */
+static void touch_mapped(struct pool *p, frame_t f, int advice)
+{
+	uint8_t *room = mmap(NULL, 4 * MIB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *at = (uint8_t *)align_up((uintptr_t)room, 2 * MIB);
+
+	cr_assert_neq(room, MAP_FAILED);
+	cr_assert_neq(mmap(at, 2 * MIB, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+	                   pool_store(p)->fd, (off_t)f.n * PAGE),
+	              MAP_FAILED);
+	cr_assert_eq(madvise(at, 2 * MIB, advice), 0);
+	at[PAGE] = 1;
+	munmap(room, 4 * MIB);
+}
+
+/* The pool's own mapping brings in what is touched; only who asks gets 2 MiB. */
 Test(pool, first_touch)
 {
 	struct pool *p = new_pool(16 * MIB);
@@ -356,9 +372,12 @@ Test(pool, first_touch)
 	cr_assert_eq(committed_frames(p), 1);
 	cr_assert_not(pool_block_empty(p, f));
 	cr_assert(pool_block_empty(p, g), "a neighbour's memory is not its own");
-	memset(pool_block_ptr(p, g), 2, 1);
+	touch_mapped(p, g, MADV_NORMAL);
+	cr_assert_eq(committed_frames(p), 2);
+	pool_zero(p, g, 512);
+	touch_mapped(p, g, MADV_HUGEPAGE);
 	cr_assert_eq(committed_frames(p), 1 + whole);
-	memset(pool_block_ptr(p, f), 3, 2 * PAGE);
+	touch_mapped(p, f, MADV_HUGEPAGE);
 	cr_assert_eq(committed_frames(p), 2 + whole, "a block that has pages gets no huge one");
 	memset(pool_frame_ptr(p, h), 4, 8 * PAGE);
 	cr_assert_eq(committed_frames(p), 10 + whole, "small blocks take small pages");
@@ -377,7 +396,8 @@ Test(pool, a_huge_page_goes_in_pieces)
 
 	for (unsigned i = 0; i < 512; i++)
 		f[i] = take(p, 0);
-	memset(pool_block_ptr(p, (frame_t){0}), 7, 2 * MIB);
+	(void)pool_collapse(p, (frame_t){0});
+	memset(pool_frame_ptr(p, (frame_t){0}), 7, 2 * MIB);
 	cr_assert_eq(committed_frames(p), 512);
 	for (unsigned i = 0; i < 512; i++)
 		pool_unref(p, f[(i * 37) % 512]);
@@ -395,8 +415,7 @@ Test(pool, plain_file)
 	inject_plain_pools(false);
 	cr_assert_not(pool_huge(p));
 	f = take(p, 9);
-	memset(pool_block_ptr(p, f), 1, PAGE);
-	cr_assert_eq(*(uint8_t *)pool_frame_ptr(p, f), 1);
+	memset(pool_frame_ptr(p, f), 1, PAGE);
 	cr_assert_eq(pool_fill(p, f, 100), 0);
 	cr_assert_geq(committed_frames(p), 100);
 	pool_unref(p, f);
