@@ -132,7 +132,8 @@ GUESTS := $(GUEST_PROGRAMS:%=$(G)/%.elf)
 # ---- what people ask for ----
 
 .PHONY: all cowslip libs guests unit-tests kvm-tests tests
-.PHONY: demo bench soak-reset test test-unit test-asan test-fuzz test-tsan test-kvm test-kvm-asan
+.PHONY: demo bench soak-clones soak-reset
+.PHONY: test test-unit test-asan test-fuzz test-tsan test-kvm test-kvm-asan
 .PHONY: lint lint-format lint-shape lint-tidy lint-gcc lint-clang tidy format
 .PHONY: check-includes check-lists check-example
 .PHONY: deps deps-lint deps-bench deps-fuzz clean help
@@ -181,6 +182,7 @@ help:
 	@echo 'make nested-icount   instructions per violation, by fault path and frame size'
 	@echo 'make breakdown       where the time of a clone goes, by system call'
 	@echo 'make soak-reset      100,000 inputs through one machine that is reset (RESETS=N)'
+	@echo 'make soak-clones     100,000 clones, and nothing of them is left (CLONES=N)'
 	@echo 'make soak-mm         1,000,000 random operations on memory, beside a model (STEPS=N)'
 	@echo 'make nested-run      one command there: CMD="cowslip run guest/hello.elf"'
 	@echo 'make lint            format, clang-tidy, gcc and clang warnings, includes: as errors'
@@ -237,6 +239,12 @@ soak-reset: deps
 	+@$(MAKE) --no-print-directory BUILD=test kvm-tests
 	COWSLIP_RESETS=$(or $(RESETS),100000) COWSLIP=build/cowslip \
 		COWSLIP_GUESTS=build/guest build/test/tests/kvm --filter=reset_cli/many_inputs
+
+soak-clones: deps
+	+@$(MAKE) --no-print-directory BUILD=release all
+	+@$(MAKE) --no-print-directory BUILD=test kvm-tests
+	COWSLIP_CLONES=$(or $(CLONES),100000) COWSLIP=build/cowslip COWSLIP_GUESTS=build/guest \
+		build/test/tests/kvm --filter=engine/generations --timeout=3600
 
 # The images of tests/golden that are still empty, by the present writer.
 .PHONY: golden

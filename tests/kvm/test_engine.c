@@ -2,7 +2,11 @@
 /*
  * tests/kvm/test_engine.c - many clones in worker processes: each reported once, however it ends,
  * with what it wrote and what it cost.
+ *
+ * Environment: COWSLIP_CLONES: how many live and die in `generations` (600; `make soak-clones` has
+ * 100,000).
  */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -126,6 +130,46 @@ Test(engine, memory_adds_up)
 	if (s->held.kernel_bytes > s->before.kernel_bytes + count * (UINT64_C(64) << 10))
 		expect_given_back(&s->before, &s->held);
 	fleet_free(f);
+}
+
+/* Clones one after the other in one machine, in a machine each, and all alive at once. */
+static void live_and_die(unsigned round, uint64_t count)
+{
+	struct fleet *f = fleet_make(guest_image("counter", NULL, 64 * MIB, VM_READY), count, 2);
+
+	f->config.no_reuse = round % 3 == 1;
+	f->config.hold = round % 3 == 2;
+	fleet_run(f);
+	expect_all(f, CLONE_EXITED);
+	expect_counters(f);
+	fleet_free(f);
+}
+
+/* What a round leaves is looked for in fleet_run(); here, whether little by little something stays. */
+Test(engine, generations)
+{
+	const char *given = getenv("COWSLIP_CLONES");
+	uint64_t count = given ? strtoull(given, NULL, 10) : pace_rounds(600, 60);
+	uint64_t each = min_u64(1000, count / 6), done = 0;
+	struct procmem before, after;
+	struct hostmem first, last;
+
+	cr_assert_gt(each, 0);
+	for (unsigned round = 0; done < count; round++, done += each) {
+		live_and_die(round, each);
+		if (round != 2)
+			continue;
+		cr_assert_eq(procmem_read(getpid(), &before), 0);
+		hostmem_read(&first);
+	}
+	cr_assert_eq(procmem_read(getpid(), &after), 0);
+	hostmem_read(&last);
+	printf("%" PRIu64 " clones: anonymous memory %" PRIu64 " to %" PRIu64
+	       " KiB, kernel memory %" PRIu64 " to %" PRIu64 " KiB\n",
+	       done, before.anonymous_bytes >> 10, after.anonymous_bytes >> 10,
+	       first.kernel_bytes >> 10, last.kernel_bytes >> 10);
+	cr_assert_leq(after.anonymous_bytes, before.anonymous_bytes + 2 * MIB);
+	cr_assert_leq(after.page_table_bytes, before.page_table_bytes + MIB / 4);
 }
 
 /* Few and many, more jobs than clones, one VM in each process. */
