@@ -233,6 +233,25 @@ static int flush(int fd)
 	return 0;
 }
 
+/* Killed in between, the temporary is a second name, which the next writer sweeps away. */
+static int add_name(const struct atomic_file *f)
+{
+	if (linkat(f->dir, f->temp, f->dir, f->name, 0))
+		return -errno;
+	unlinkat(f->dir, f->temp, 0);
+	return 0;
+}
+
+static int name_it(const struct atomic_file *f)
+{
+	if (f->add)
+		return add_name(f);
+	while (renameat(f->dir, f->temp, f->dir, f->name))
+		if (errno != EINTR)
+			return -errno;
+	return 0;
+}
+
 int atomic_file_commit(struct atomic_file *f, const char **step)
 {
 	int ret;
@@ -242,9 +261,9 @@ int atomic_file_commit(struct atomic_file *f, const char **step)
 	if (ret)
 		return ret;
 	*step = "renaming it into place";
-	while (renameat(f->dir, f->temp, f->dir, f->name))
-		if (errno != EINTR)
-			return -errno;
+	ret = name_it(f);
+	if (ret)
+		return ret;
 	tell(f, NULL);
 	f->temp[0] = '\0';
 	*step = "flushing its directory to disk";

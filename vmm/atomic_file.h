@@ -27,7 +27,8 @@ struct atomic_file_hook {
 };
 
 struct atomic_file {
-	int fd; /* open for reading and writing until close */
+	int fd;   /* open for reading and writing until close */
+	bool add; /* the caller's: a commit replaces nothing, but fails with -EEXIST */
 
 	/* Private. */
 	struct atomic_file_hook hook;
@@ -55,8 +56,8 @@ bool atomic_file_is_beside(const struct atomic_file *f, const char *path);
 
 /*
  * Make what was written to f->fd the file. To be followed by atomic_file_close() in any case.
- * Return: 0; -errno of fsync or renameat with *step set: the name holds what it held before, but
- * for a failed fsync of the directory: then it holds the new file, and a power cut may
+ * Return: 0; -errno of fsync or renameat (linkat) with *step set: the name holds what it held
+ * before, but for a failed fsync of the directory: then it holds the new file, and a power cut may
  * bring the old one back.
  */
 int atomic_file_commit(struct atomic_file *f, const char **step);

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * vmm/fileio.h - positioned file reads that deal with interrupted and short calls in one place.
- *
- * Does not write: what a short write means differs by file (vmm/snapshot_write.c).
+ * vmm/fileio.h - positioned file reads and writes that deal with interrupted and short calls in one
+ * place.
  */
 #ifndef COWSLIP_VMM_FILEIO_H
 #define COWSLIP_VMM_FILEIO_H
@@ -33,6 +32,28 @@ static inline int fileio_read_at(int fd, void *to, size_t size, uint64_t offset,
 		if (n == 0)
 			break;
 		*got += (size_t)n;
+	}
+	return 0;
+}
+
+/*
+ * Write `size` bytes at `offset`; the file position is not used. Any thread.
+ * Return: 0; -errno of pwrite, never -EINTR, and *done bytes have been written.
+ */
+static inline int fileio_write_at(int fd, const void *from, size_t size, uint64_t offset,
+                                  size_t *done)
+{
+	const char *p = from;
+
+	*done = 0;
+	while (*done < size) {
+		ssize_t n = pwrite(fd, p + *done, size - *done, (off_t)(offset + *done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		*done += (size_t)n;
 	}
 	return 0;
 }

@@ -28,13 +28,6 @@
 /* Pieces of other files in one block, beyond which the block is stored whole. */
 #define LAYER_PIECES_MOST 16u
 
-static bool is_zero(const uint8_t *page)
-{
-	static const uint8_t zeros[MM_PAGE_SIZE];
-
-	return memcmp(page, zeros, MM_PAGE_SIZE) == 0;
-}
-
 /* `size` bytes of a store at `offset`, which are guest memory at `gpa` of the block at hand. */
 static int read_pages(struct writer *w, const struct store *s, uint64_t offset, size_t size,
                       uint64_t gpa)
@@ -53,7 +46,7 @@ static int read_pages(struct writer *w, const struct store *s, uint64_t offset, 
 		                 " from its store at offset %" PRIu64 ": %s",
 		                 w->path, gpa, offset, strerror(-ret));
 	for (size_t i = 0; i < size >> MM_PAGE_SHIFT; i++)
-		w->data[first + i] = !is_zero(to + i * MM_PAGE_SIZE);
+		w->data[first + i] = !snap_is_zero(to + i * MM_PAGE_SIZE, MM_PAGE_SIZE);
 	return 0;
 }
 

@@ -16,8 +16,11 @@
 #ifndef COWSLIP_VMM_SNAPSHOT_FORMAT_H
 #define COWSLIP_VMM_SNAPSHOT_FORMAT_H
 
+#include <errno.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "mm/image.h"
 #include "mm/types.h"
@@ -152,6 +155,13 @@ struct snap_file {
 	struct snap_layer *layers;   /* header.layer_count, or NULL; names follow */
 };
 
+static inline bool snap_is_zero(const void *p, size_t size)
+{
+	const uint8_t *bytes = p;
+
+	return size == 0 || (bytes[0] == 0 && memcmp(bytes, bytes + 1, size - 1) == 0);
+}
+
 /* Any ISA will do. */
 #define SNAP_ANY_ISA 0u
 
@@ -203,8 +213,33 @@ const char *snap_layer_name(const struct snap_file *f, uint32_t i);
  */
 int snap_base_open(struct snap_file *f, struct snapshot_base **out, struct snapshot_error *err);
 
+/*
+ * A file of a base that is open, once more: with a descriptor of its own, as closing `f` closes it.
+ * Return: as snap_file_open_fd(); -errno of fcntl.
+ */
+int snap_base_file_open(struct snap_file *f, const struct snap_base_file *file,
+                        struct snapshot_error *err);
+
 /* What names an image's contents: its header holds the checksums of everything else. */
 void snap_content_hash(const struct snap_header *h, uint64_t hash[2]);
+
+/* ---- snapshot_verify.c ---- */
+
+/*
+ * Are `bytes` (e->pages of them) what the extent says? Return: 0; -EBADMSG, *err names the offsets.
+ */
+int snap_check_extent(const struct snap_file *f, const struct snap_extent *e, const uint8_t *bytes,
+                      struct snapshot_error *err);
+
+/* Read the extent's pages into `to` (room for a block) and check. Return: 0; -EBADMSG; -errno. */
+int snap_read_extent(const struct snap_file *f, const struct snap_extent *e, uint8_t *to,
+                     struct snapshot_error *err);
+
+/*
+ * Is what lies between the sections before the data zero? `buffer` has room for a block. Return: 0;
+ * -EBADMSG; -errno of reading.
+ */
+int snap_check_borders(const struct snap_file *f, uint8_t *buffer, struct snapshot_error *err);
 
 /* ---- snapshot.c ---- */
 

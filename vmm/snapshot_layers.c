@@ -19,6 +19,7 @@
  * Concurrency: no state.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
@@ -358,6 +359,20 @@ int snap_base_open(struct snap_file *f, struct snapshot_base **out, struct snaps
 	}
 	*out = b;
 	return 0;
+}
+
+int snap_base_file_open(struct snap_file *f, const struct snap_base_file *file,
+                        struct snapshot_error *err)
+{
+	int fd = fcntl(file->store->fd, F_DUPFD_CLOEXEC, 0);
+	int ret = fd < 0 ? -errno : 0;
+
+	if (ret)
+		return snap_fail(err, ret, "%s cannot be read: %s", file->path, strerror(-ret));
+	ret = snap_file_open_fd(f, fd, file->path, SNAP_ANY_ISA, err);
+	if (ret)
+		close(fd);
+	return ret;
 }
 
 void snapshot_base_free(struct snapshot_base *base)

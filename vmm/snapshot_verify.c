@@ -28,17 +28,12 @@ struct verify {
 	uint64_t done, total;
 };
 
-static bool is_zero(const uint8_t *p, size_t size)
-{
-	return size == 0 || (p[0] == 0 && memcmp(p, p + 1, size - 1) == 0);
-}
-
 static uint32_t count_nonzero(const uint8_t *buffer, uint32_t pages)
 {
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < pages; i++)
-		n += !is_zero(buffer + i * MM_PAGE_SIZE, MM_PAGE_SIZE);
+		n += !snap_is_zero(buffer + i * MM_PAGE_SIZE, MM_PAGE_SIZE);
 	return n;
 }
 
@@ -57,28 +52,39 @@ static int read_all(const struct verify *v, uint64_t offset, size_t size)
 	return 0;
 }
 
-static int verify_extent(const struct verify *v, const struct snap_extent *e)
+int snap_check_extent(const struct snap_file *f, const struct snap_extent *e, const uint8_t *bytes,
+                      struct snapshot_error *err)
 {
 	size_t size = (size_t)e->pages << MM_PAGE_SHIFT;
-	uint64_t sum;
-	int ret;
+	uint64_t sum = XXH3_64bits(bytes, size);
 
-	ret = read_all(v, e->offset, size);
-	if (ret)
-		return ret;
-	sum = XXH3_64bits(v->buffer, size);
 	if (sum != e->sum)
-		return snap_fail(v->err, -EBADMSG,
+		return snap_fail(err, -EBADMSG,
 		                 "%s is damaged between offsets %" PRIu64 " and %" PRIu64
 		                 " (guest memory at 0x%" PRIx64 "): checksum %016" PRIx64
 		                 ", should be %016" PRIx64,
-		                 v->f->path, e->offset, e->offset + size, e->gpa, sum, e->sum);
-	if (count_nonzero(v->buffer, e->pages) != e->nonzero)
-		return snap_fail(v->err, -EBADMSG,
+		                 f->path, e->offset, e->offset + size, e->gpa, sum, e->sum);
+	if (count_nonzero(bytes, e->pages) != e->nonzero)
+		return snap_fail(err, -EBADMSG,
 		                 "%s: the block at offset %" PRIu64 " does not hold "
 		                 "the %" PRIu32 " pages its extent counts",
-		                 v->f->path, e->offset, e->nonzero);
+		                 f->path, e->offset, e->nonzero);
 	return 0;
+}
+
+static int verify_extent(const struct verify *v, const struct snap_extent *e)
+{
+	int ret = read_all(v, e->offset, (size_t)e->pages << MM_PAGE_SHIFT);
+
+	return ret ? ret : snap_check_extent(v->f, e, v->buffer, v->err);
+}
+
+int snap_read_extent(const struct snap_file *f, const struct snap_extent *e, uint8_t *to,
+                     struct snapshot_error *err)
+{
+	const struct verify v = {.f = f, .err = err, .buffer = to};
+
+	return verify_extent(&v, e);
 }
 
 /* The bytes of [from, to) that are not in a hole of the file must be zero all the same. */
@@ -99,7 +105,7 @@ static int verify_zero(const struct verify *v, uint64_t from, uint64_t to)
 		ret = read_all(v, from, size);
 		if (ret)
 			return ret;
-		if (!is_zero(v->buffer, size))
+		if (!snap_is_zero(v->buffer, size))
 			return snap_fail(v->err, -EBADMSG,
 			                 "%s is damaged between offsets %" PRIu64 " and %" PRIu64
 			                 ": nothing but zeros should be there",
@@ -128,6 +134,13 @@ static int verify_borders(const struct verify *v)
 	return ret ? ret : verify_zero(v, at, h->data_offset);
 }
 
+int snap_check_borders(const struct snap_file *f, uint8_t *buffer, struct snapshot_error *err)
+{
+	const struct verify v = {.f = f, .err = err, .buffer = buffer};
+
+	return verify_borders(&v);
+}
+
 static void step(struct verify *v, uint64_t bytes)
 {
 	v->done += bytes;
@@ -153,23 +166,13 @@ static int verify_file(struct verify *v)
 	return ret ? ret : verify_zero(v, at, f->size);
 }
 
-/* A descriptor of its own, as closing `f` closes it. */
 static int verify_one(struct verify *v, const struct snap_base_file *file)
 {
-	int fd = fcntl(file->store->fd, F_DUPFD_CLOEXEC, 0);
 	struct snap_file f;
-	int ret;
+	int ret = snap_base_file_open(&f, file, v->err);
 
-	if (fd < 0) {
-		ret = -errno;
-		return snap_fail(v->err, ret, "%s cannot be verified: %s", file->path,
-		                 strerror(-ret));
-	}
-	ret = snap_file_open_fd(&f, fd, file->path, SNAP_ANY_ISA, v->err);
-	if (ret) {
-		close(fd);
+	if (ret)
 		return ret;
-	}
 	v->f = &f;
 	ret = verify_file(v);
 	v->f = NULL;

@@ -12,7 +12,7 @@
  * Concurrency: the image is immutable; any number of saves may run at once, also to one name (the
  * last rename wins).
  *
- * Not done here: compression.
+ * Not done here: compression (vmm/pack.c).
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -26,6 +26,7 @@
 #include <xxhash.h>
 
 #include "mm/store.h"
+#include "vmm/fileio.h"
 #include "vmm/snapshot_writer.h"
 #include "vmm/version.h"
 
@@ -54,23 +55,10 @@ static int random_bytes(void *to, size_t size)
 
 int writer_put(struct writer *w, const void *from, size_t size, uint64_t offset)
 {
-	const char *p = from;
+	size_t done;
+	int ret = fileio_write_at(w->out.fd, from, size, offset, &done);
 
-	while (size > 0) {
-		ssize_t n = pwrite(w->out.fd, p, size, (off_t)offset);
-		int ret;
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0) {
-			ret = n < 0 ? -errno : -EIO;
-			return fail_write(w, ret, offset);
-		}
-		p += n;
-		size -= (size_t)n;
-		offset += (uint64_t)n;
-	}
-	return 0;
+	return ret ? fail_write(w, ret, offset + done) : 0;
 }
 
 /* ---- layers ---- */
