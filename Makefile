@@ -34,15 +34,16 @@ ARCH_SRCS := $(ARCH_SRCS_$(ARCH))
 
 VMM_SRCS := $(addprefix vmm/, \
 	atomic_file.c bus.c console.c elf.c engine.c family.c guestctl.c hostinfo.c \
-	image_diff.c image_dir.c image_map.c kernel.c kvm.c kvm_stats.c pmem.c power.c \
-	procmem.c serial.c series.c shell.c snapshot.c snapshot_block.c snapshot_layers.c \
-	snapshot_read.c snapshot_verify.c snapshot_write.c vcpu.c vm.c vm_reset.c vm_slots.c \
-	vmstate.c watch.c worker.c)
+	image_diff.c image_dir.c image_map.c kernel.c kvm.c kvm_stats.c pack.c pack_read.c \
+	pmem.c power.c procmem.c serial.c series.c shell.c snapshot.c snapshot_block.c \
+	snapshot_layers.c snapshot_read.c snapshot_verify.c snapshot_write.c unpack.c vcpu.c \
+	vm.c vm_reset.c vm_slots.c vmstate.c watch.c worker.c)
 
 CLI_SRCS := $(addprefix vmm/, \
 	cli_clone.c cli_doctor.c cli_image.c cli_image_diff.c cli_image_dir.c \
-	cli_image_info.c cli_image_map.c cli_image_svg.c cli_inputs.c cli_options.c \
-	cli_output.c cli_run.c cli_save.c cli_sink.c cli_terminal.c doctor.c main.c stats.c)
+	cli_image_info.c cli_image_map.c cli_image_pack.c cli_image_svg.c cli_inputs.c \
+	cli_options.c cli_output.c cli_run.c cli_save.c cli_sink.c cli_terminal.c doctor.c \
+	main.c stats.c)
 
 # What of bench/ needs no command line, and so can be linked to the unit tests, and the rest.
 BENCH_LIB_SRCS := $(addprefix bench/, \
@@ -63,7 +64,9 @@ MEMWALK_SRCS := $(addprefix guest/, contents.c order.c plan.c)
 UNIT_SRCS := $(wildcard tests/unit/*.c)
 KVM_SRCS := $(wildcard tests/kvm/*.c)
 # tests/fuzz/<target>.c, and what it is made of beside its own file.
-FUZZ_TARGETS := image elf bzimage mm
+FUZZ_TARGETS := image pack elf bzimage mm
+FUZZ_SRCS_image := tests/fuzz/sums.c
+FUZZ_SRCS_pack := tests/fuzz/sums.c
 FUZZ_SRCS_mm := tests/unit/model.c tests/unit/world.c
 FUZZ_FLAGS_mm := -len_control=0 -max_len=400
 
@@ -103,7 +106,7 @@ endif
 CPPFLAGS := -I. -D_GNU_SOURCE
 CFLAGS := -std=gnu11 -pthread $(OPT) $(WARN)
 LDFLAGS := -pthread $(OPT)
-LDLIBS := -ljansson -lxxhash -lm
+LDLIBS := -ljansson -lxxhash -lzstd -lm
 
 # Guests are the same whatever the build, but for the compiler that lint checks them with. No
 # library, no red zone under exception frames. All C of a guest runs in ring 3: ring 0, which a
@@ -173,7 +176,7 @@ help:
 	@echo 'make test-kvm-asan   the same, cowslip and tests under AddressSanitizer and UBSan'
 	@echo 'make torture-save    kills saves at random moments, TIMES=500'
 	@echo 'make torture-image   flips bits of images and cuts them, TIMES=10000'
-	@echo 'make fuzz            libFuzzer: TARGET=image|elf|bzimage|mm, TIME=seconds (600)'
+	@echo 'make fuzz            libFuzzer: TARGET=image|pack|elf|bzimage|mm, TIME=seconds (600)'
 	@echo 'make test-fuzz       what fuzzing has kept, once more, under the sanitizers'
 	@echo 'make golden          dumps of images by the present writer, for tests/golden'
 	@echo 'make test-nested     the same in the nested machine, which needs no KVM of this host'

@@ -9,11 +9,14 @@
 #include <errno.h>
 #include <string.h>
 
+#include "vmm/pack.h"
+
 enum key {
 	KEY_JSON = CLI_KEY_OWN,
 	KEY_CASCADE,
 	KEY_RANGES,
 	KEY_SVG,
+	KEY_LEVEL,
 };
 
 /* clang-format off */
@@ -37,10 +40,22 @@ static const struct argp_option map_options[] = {
 	CLI_COMMON_OPTIONS,
 };
 
+static const struct argp_option pack_options[] = {
+	{"output", 'o', "FILE", 0, "Write to FILE; - is stdout", 1},
+	{"level", KEY_LEVEL, "N", 0, "From 1, quick, to 19, small (3)", 1},
+	CLI_COMMON_OPTIONS,
+};
+static const struct argp_option unpack_options[] = {
+	{"output", 'o', "IMAGE", 0, "Where the image goes; what it lies in goes beside it", 1},
+	CLI_COMMON_OPTIONS,
+};
+
 static int take_option(void *to, int key, const char *arg)
 {
 	struct image_command *c = to;
 
+	if (key == 'o')
+		return cli_name("--output", arg, &c->output);
 	switch ((enum key)key) {
 	case KEY_JSON:
 		c->json = true;
@@ -53,6 +68,8 @@ static int take_option(void *to, int key, const char *arg)
 		return 0;
 	case KEY_SVG:
 		return cli_name("--svg", arg, &c->svg);
+	case KEY_LEVEL:
+		return cli_count("--level", arg, PACK_LEVEL_LEAST, PACK_LEVEL_MOST, &c->level);
 	}
 	return -EINVAL;
 }
@@ -135,10 +152,28 @@ static const struct {
           "Show where guest memory lies, by blocks of 2 MiB: `.` nothing but zeros, `o` all "
           "stored in this file, `s` all in others, `x` some of both.",
           take_option, take_argument}},
+	{"pack",
+         "cowslip image pack",
+         cli_image_pack,
+         1,
+         1,
+         {pack_options, "IMAGE -o FILE",
+          "Compress a saved guest, and every file it lies in, into one file for transport. "
+          "Every checksum is compared.",
+          take_option, take_argument}},
+	{"unpack",
+         "cowslip image unpack",
+         cli_image_unpack,
+         1,
+         1,
+         {unpack_options, "FILE -o IMAGE",
+          "Make the saved guest of a packed FILE (- is stdin), and beside it the files it lies "
+          "in, as they were. Nothing appears before everything has been checked.",
+          take_option, take_argument}},
 };
 #define ACTIONS (sizeof(actions) / sizeof(actions[0]))
 
-#define ACTION_NAMES "info, verify, ls, rm, flatten, diff, map"
+#define ACTION_NAMES "info, verify, ls, rm, flatten, diff, map, pack, unpack"
 
 static int run_action(size_t n, int argc, char **argv)
 {
@@ -181,7 +216,9 @@ static const struct cli_command top = {
 	       "  rm IMAGE...         remove them, unless others lie in them\n"
 	       "  flatten IMAGE NEW   copy one into a file that needs no other\n"
 	       "  diff A B            compare the memory of two\n"
-	       "  map IMAGE           where its memory lies; --svg FILE draws it",
+	       "  map IMAGE           where its memory lies; --svg FILE draws it\n"
+	       "  pack IMAGE -o FILE  compress one, with all it lies in, for transport\n"
+	       "  unpack FILE -o IMAGE",
 	.option = take_option,
 	.argument = unknown_action,
 };

@@ -16,6 +16,8 @@ struct image_command {
 	size_t count;
 	bool json, cascade, ranges;
 	const char *svg;
+	const char *output; /* NULL: not given */
+	uint64_t level;     /* 0: not given */
 };
 
 /* Each does what `cowslip image NAME` does. Return: exit status. */
@@ -26,6 +28,8 @@ int cli_image_rm(const struct image_command *c);
 int cli_image_flatten(const struct image_command *c);
 int cli_image_diff(const struct image_command *c);
 int cli_image_map(const struct image_command *c);
+int cli_image_pack(const struct image_command *c);
+int cli_image_unpack(const struct image_command *c);
 
 /* Draw a map as SVG. Errors of writing are left on `f`. */
 struct image_map;

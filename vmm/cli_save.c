@@ -2,7 +2,7 @@
 /*
  * vmm/cli_save.c - saving a VM to a file, and what becomes of the file when a signal comes.
  *
- * Invariant: `temporary` names a file from before `there` is set until after it is cleared, and the
+ * Invariant: a temporary names a file from before `there` is set until after it is cleared, and the
  * handlers are in place all that time.
  *
  * Concurrency: a handler may run on any thread; it touches nothing but what is said here.
@@ -24,21 +24,25 @@
 static const int ending_signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
 #define ENDING_SIGNALS (sizeof(ending_signals) / sizeof(ending_signals[0]))
 
+/* An unpacked image has as many as an image may lie in files, each with a directory of its own. */
+#define TEMPORARIES 260u
+
 /* A signal handler has nowhere else to find what to remove and how to go on. */
 static struct {
 	atomic_bool there;
 	int dir;
 	char name[256];
-	struct sigaction before[ENDING_SIGNALS];
-} temporary;
+} temporary[TEMPORARIES];
+static struct sigaction before[ENDING_SIGNALS];
 
 static void remove_and_go_on(int signal)
 {
-	if (atomic_load(&temporary.there))
-		unlinkat(temporary.dir, temporary.name, 0);
+	for (size_t i = 0; i < TEMPORARIES; i++)
+		if (atomic_load(&temporary[i].there))
+			unlinkat(temporary[i].dir, temporary[i].name, 0);
 	for (size_t i = 0; i < ENDING_SIGNALS; i++)
 		if (ending_signals[i] == signal)
-			sigaction(signal, &temporary.before[i], NULL);
+			sigaction(signal, &before[i], NULL);
 	raise(signal);
 }
 
@@ -47,8 +51,8 @@ static void install(void)
 	const struct sigaction ours = {.sa_handler = remove_and_go_on, .sa_flags = SA_NODEFER};
 
 	for (size_t i = 0; i < ENDING_SIGNALS; i++) {
-		sigaction(ending_signals[i], NULL, &temporary.before[i]);
-		if (temporary.before[i].sa_handler != SIG_IGN)
+		sigaction(ending_signals[i], NULL, &before[i]);
+		if (before[i].sa_handler != SIG_IGN)
 			sigaction(ending_signals[i], &ours, NULL);
 	}
 }
@@ -56,20 +60,45 @@ static void install(void)
 static void uninstall(void)
 {
 	for (size_t i = 0; i < ENDING_SIGNALS; i++)
-		if (temporary.before[i].sa_handler != SIG_IGN)
-			sigaction(ending_signals[i], &temporary.before[i], NULL);
+		if (before[i].sa_handler != SIG_IGN)
+			sigaction(ending_signals[i], &before[i], NULL);
+}
+
+/* Where a new one goes, or where that of `dir` is: each file has a descriptor of its own for it. */
+static bool is_place(size_t i, int dir, bool is_new)
+{
+	bool there = atomic_load(&temporary[i].there);
+
+	return is_new ? !there : there && temporary[i].dir == dir;
 }
 
 static void note_temporary(void *ctx, int dir, const char *name)
 {
+	size_t i = 0;
+
 	(void)ctx;
+	while (i < TEMPORARIES && !is_place(i, dir, name != NULL))
+		i++;
+	if (i == TEMPORARIES)
+		return;
 	if (!name) {
-		atomic_store(&temporary.there, false);
+		atomic_store(&temporary[i].there, false);
 		return;
 	}
-	temporary.dir = dir;
-	snprintf(temporary.name, sizeof(temporary.name), "%s", name);
-	atomic_store(&temporary.there, true);
+	temporary[i].dir = dir;
+	snprintf(temporary[i].name, sizeof(temporary[i].name), "%s", name);
+	atomic_store(&temporary[i].there, true);
+}
+
+struct atomic_file_hook cli_guard_begin(void)
+{
+	install();
+	return (struct atomic_file_hook){.temporary = note_temporary};
+}
+
+void cli_guard_end(void)
+{
+	uninstall();
 }
 
 int cli_write_image(const struct snapshot_request *r, struct snapshot_error *err)
@@ -77,10 +106,9 @@ int cli_write_image(const struct snapshot_request *r, struct snapshot_error *err
 	struct snapshot_request ours = *r;
 	int e;
 
-	ours.hook = (struct atomic_file_hook){.temporary = note_temporary};
-	install();
+	ours.hook = cli_guard_begin();
 	e = snapshot_write(&ours, err);
-	uninstall();
+	cli_guard_end();
 	return e;
 }
 

@@ -14,6 +14,13 @@
 #include "vmm/snapshot.h"
 #include "vmm/vm.h"
 
+/*
+ * From here on signals that end the process first remove the temporaries that the hook has heard
+ * of, up to the end.
+ */
+struct atomic_file_hook cli_guard_begin(void);
+void cli_guard_end(void);
+
 /* snapshot_write(), with the signals seen to; r->hook is ours. Return: as that. */
 int cli_write_image(const struct snapshot_request *r, struct snapshot_error *err);
 

@@ -15,10 +15,10 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "mm/check.h"
 #include "mm/image.h"
+#include "tests/fuzz/sums.h"
 #include "vmm/image_diff.h"
 #include "vmm/image_map.h"
 #include "vmm/snapshot_format.h"
@@ -95,28 +95,6 @@ static void make_directory(void)
 	atexit(remove_directory);
 }
 
-static uint64_t sum_of(const uint8_t *data, size_t size, uint64_t offset, uint64_t want)
-{
-	if (offset > size || want > size - offset)
-		return 0;
-	return XXH3_64bits(data + offset, want);
-}
-
-static void fix_sums(uint8_t *data, size_t size)
-{
-	struct snap_header h;
-
-	memcpy(&h, data, sizeof(h));
-	memcpy(h.magic, SNAPSHOT_MAGIC, sizeof(h.magic));
-	h.version = SNAPSHOT_VERSION;
-	h.state_sum = sum_of(data, size, h.state_offset, h.state_size);
-	h.extents_sum = sum_of(data, size, h.extents_offset, h.extent_count * 32);
-	h.pieces_sum = sum_of(data, size, h.pieces_offset, h.piece_count * 24);
-	h.layers_sum = sum_of(data, size, h.layers_offset, h.layers_size);
-	h.header_sum = snap_header_sum(&h);
-	memcpy(data, &h, sizeof(h));
-}
-
 static uint64_t length_wanted(const uint8_t *data, size_t size)
 {
 	struct snap_header h;
@@ -180,7 +158,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	CHECK(copy);
 	memcpy(copy, data, size);
 	if (size >= SNAPSHOT_HEADER_SIZE && !(data[size - 1] & 1))
-		fix_sums(copy, size);
+		fuzz_fix_sums(copy, size);
 	make_directory();
 	path_in("input.cow", path);
 	fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);

@@ -17,6 +17,7 @@
 
 #include "tests/unit/snapshot_model.h"
 #include "vmm/image_diff.h"
+#include "vmm/pack.h"
 
 struct row {
 	uint64_t offset;
@@ -31,6 +32,10 @@ static const struct row layered_v1[] = {
 #include "tests/golden/layered-v1.inc"
 };
 
+static const struct row packed_v1[] = {
+#include "tests/golden/packed-v1.inc"
+};
+
 static const struct golden {
 	const char *name; /* of the image, which others may name */
 	const struct row *row;
@@ -42,6 +47,10 @@ static const struct golden {
 	{"layered-v1.cow", layered_v1, sizeof(layered_v1) / sizeof(layered_v1[0]), 2 * BLOCK, true},
 };
 #define GOLDENS (sizeof(goldens) / sizeof(goldens[0]))
+
+/* Both of them, packed. How long it is depends on the library that compressed. */
+static const struct golden packed = {"packed-v1.pack", packed_v1,
+                                     sizeof(packed_v1) / sizeof(packed_v1[0]), 1194, false};
 
 TestSuite(image_golden, .init = st_setup, .fini = st_teardown, .timeout = 60);
 
@@ -115,6 +124,8 @@ static void expand(const struct golden *g)
 		}
 		cr_assert_eq(pwrite(fd, bytes, n, (off_t)g->row[i].offset), (ssize_t)n);
 	}
+	/* The last row may be longer than what it holds. */
+	cr_assert_eq(ftruncate(fd, (off_t)g->size), 0);
 	close(fd);
 }
 
@@ -151,6 +162,24 @@ Test(image_golden, all_open)
 	image_put(plain);
 }
 
+Test(image_golden, packed_ones_open)
+{
+	struct unpack_request r = {.name = "golden", .path = st_path("layered-v1.cow")};
+	struct image *plain = make_plain(), *over, *opened;
+
+	expand(&packed);
+	r.from = open(st_path(packed.name), O_RDONLY | O_CLOEXEC);
+	cr_assert_eq(unpack_image(&r, NULL, &st.error), 0, "%s", st.error.text);
+	close(r.from);
+	expect_golden(&goldens[0], plain);
+	opened = st_open(st_path("plain-v1.cow"), NULL);
+	over = make_layered(opened);
+	expect_golden(&goldens[1], over);
+	image_put(over);
+	image_put(opened);
+	image_put(plain);
+}
+
 /* ---- writing ---- */
 
 static bool is_zero(const uint8_t *p, size_t size)
@@ -166,13 +195,14 @@ static void dump(const char *name, const char *dir)
 	FILE *to;
 	int fd = open(st_path(name), O_RDONLY | O_CLOEXEC);
 
-	snprintf(out, sizeof(out), "%s/%.*s.inc", dir, (int)strlen(name) - 4, name);
+	snprintf(out, sizeof(out), "%s/%.*s.inc", dir, (int)strcspn(name, "."), name);
 	if (stat(out, &there) == 0 && there.st_size > 0)
 		goto out_close;
 	to = fopen(out, "we");
 	cr_assert_not_null(to, "%s", out);
 	fprintf(to, "/* SPDX-License-Identifier: MIT */\n");
-	for (uint64_t at = 0; pread(fd, row, sizeof(row), (off_t)at) > 0; at += sizeof(row)) {
+	for (uint64_t at = 0; pread(fd, row, sizeof(row), (off_t)at) > 0;
+	     at += sizeof(row), memset(row, 0, sizeof(row))) {
 		if (is_zero(row, sizeof(row)))
 			continue;
 		fprintf(to, "{0x%06" PRIx64 ", \"", at);
@@ -191,6 +221,7 @@ Test(image_golden, written_now)
 	const char *dir = getenv("COWSLIP_GOLDEN");
 	struct snapshot_request r = {.isa = ISA, .cpus = 2, .path = st_path("layered-v1.cow")};
 	struct snapshot_base *base;
+	struct pack_request pack = {.image = r.path, .path = st_path(packed.name)};
 	struct image *plain = make_plain(), *opened, *over;
 	struct snapshot_info info;
 
@@ -204,7 +235,9 @@ Test(image_golden, written_now)
 	cr_assert_eq(snapshot_write(&r, &st.error), 0, "%s", st.error.text);
 	cr_assert_eq(snapshot_stat(r.path, &info, NULL), 0);
 	cr_assert_eq(info.file_bytes, goldens[1].size, "%" PRIu64, info.file_bytes);
+	cr_assert_eq(pack_image(&pack, NULL, &st.error), 0, "%s", st.error.text);
 	if (dir) {
+		dump(packed.name, dir);
 		dump("plain-v1.cow", dir);
 		dump("layered-v1.cow", dir);
 	}
