@@ -10,6 +10,8 @@
  * `mapped` says how far it came: the part below is decided (a guest may have written
  * there already), the next violation goes on from it.
  */
+#include <string.h>
+
 #include "mm/space_internal.h"
 
 /* The first part of extent `e` in [*from, end) that no cut hides; *from is left at its end. */
@@ -82,6 +84,39 @@ bool image_has(const struct space *s, struct gpa_range r)
 	struct image_piece p;
 
 	return image_next(s, &at, gpa_range_end(r), &p);
+}
+
+/* Return: 0 or -errno of reading a file. */
+static int copy_piece(const struct space *s, const struct image_piece *p, uint8_t *to)
+{
+	const void *from;
+
+	/* Another process's pool is mapped there, not here: only its file can be read. */
+	if (p->store->pool == s->pool)
+		from = pool_frame_ptr(s->pool, p->frame);
+	else
+		from = store_map(p->store, p->frame, p->pages);
+	if (!from)
+		return store_read(p->store, p->frame, p->pages, to);
+	memcpy(to, from, (size_t)p->pages << MM_PAGE_SHIFT);
+	return 0;
+}
+
+int image_copy(const struct space *s, uint64_t start, uint64_t end, uint8_t *to)
+{
+	uint64_t done = start, at = start;
+	struct image_piece p;
+
+	while (image_next(s, &at, end, &p)) {
+		int r = copy_piece(s, &p, to + (p.gpa.v - start));
+
+		if (r)
+			return r;
+		memset(to + (done - start), 0, p.gpa.v - done);
+		done = at;
+	}
+	memset(to + (done - start), 0, end - done);
+	return 0;
 }
 
 static int image_fill(struct space *s, struct block *b, struct violation v, struct gpa_range *done)

@@ -30,7 +30,7 @@ struct scan_arg {
 #define WORD_FILE    (UINT64_C(1) << 61)
 #define WORDS        512
 
-static int append(struct page_runs *out, uintptr_t start, uint64_t pages)
+int page_runs_add(struct page_runs *out, uintptr_t start, uint64_t pages)
 {
 	struct page_run *last = out->count ? &out->run[out->count - 1] : NULL;
 
@@ -73,8 +73,8 @@ static int scan_ioctl(int fd, uintptr_t start, uint64_t size, struct page_runs *
 		if (n < 0)
 			return -errno;
 		for (int i = 0; i < n; i++) {
-			int r = append(out, regions[i].start,
-			               (regions[i].end - regions[i].start) >> MM_PAGE_SHIFT);
+			int r = page_runs_add(out, regions[i].start,
+			                      (regions[i].end - regions[i].start) >> MM_PAGE_SHIFT);
 
 			if (r)
 				return r;
@@ -108,7 +108,7 @@ static int scan_words(int fd, uintptr_t start, uint64_t size, struct page_runs *
 			int r = 0;
 
 			if (word_private(words[i]))
-				r = append(out, start + (i << MM_PAGE_SHIFT), 1);
+				r = page_runs_add(out, start + (i << MM_PAGE_SHIFT), 1);
 			if (r)
 				return r;
 		}
@@ -132,6 +132,24 @@ int pagemap_private(uintptr_t start, uint64_t size, enum pagemap_how how, struct
 		r = scan_words(fd, start, size, out);
 	close(fd);
 	return r;
+}
+
+void page_runs_truncate(struct page_runs *r, size_t count)
+{
+	struct page_run *less;
+
+	if (count >= r->count)
+		return;
+	if (count == 0) {
+		page_runs_fini(r);
+		return;
+	}
+	r->count = count;
+	less = realloc(r->run, count * sizeof(*less));
+	if (!less)
+		return;
+	r->run = less;
+	r->room = count;
 }
 
 void page_runs_fini(struct page_runs *r)

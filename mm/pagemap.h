@@ -16,10 +16,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "mm/types.h"
+
 struct page_run {
 	uintptr_t start; /* host address */
 	uint64_t pages;
 };
+
+static inline uintptr_t page_run_end(const struct page_run *r)
+{
+	return r->start + (r->pages << MM_PAGE_SHIFT);
+}
 
 /* Growing array of runs, in ascending order. Zeroed: empty. */
 struct page_runs {
@@ -40,6 +47,12 @@ enum pagemap_how {
  * is not there. What was appended before a failure stays in `out`.
  */
 int pagemap_private(uintptr_t start, uint64_t size, enum pagemap_how how, struct page_runs *out);
+
+/* Append pages that lie above all in `out`; touching runs are joined. Return: 0; -ENOMEM. */
+int page_runs_add(struct page_runs *out, uintptr_t start, uint64_t pages);
+
+/* Only the first `count` runs stay. Cannot fail. */
+void page_runs_truncate(struct page_runs *r, size_t count);
 
 /* Free and empty. */
 void page_runs_fini(struct page_runs *r);

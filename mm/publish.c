@@ -7,6 +7,8 @@
  *                      those are copied, packed, into fresh frames
  *     EMPTY block      what the old image has of it
  *
+ * Private pages that a reset has overwritten are the old image's as long as they have its bytes.
+ *
  * A block with so many private pages that clones would pay for the scraps (each run of pages is two
  * more mappings in every clone) is copied whole first and so becomes OWNED.
  *
@@ -345,16 +347,17 @@ static int plan_extents(struct space *s, struct plan *p)
 /* Everything that may fail before the first change: scan, copy, list. */
 static int prepare(struct space *s, struct plan *p)
 {
+	uint64_t kept;
 	int r;
 
 	(void)alloc_take_back(s, HOLE_BLOCKS);
-	r = space_private_runs(s, &p->private);
+	r = space_changed_runs(s, &p->private, &kept);
 	if (r)
 		return r;
 	if (own_scrappy_blocks(s, p)) {
 		/* Blocks that became OWNED leave the list. */
 		p->private.count = 0;
-		r = space_private_runs(s, &p->private);
+		r = space_changed_runs(s, &p->private, &kept);
 		if (r)
 			return r;
 	}

@@ -220,7 +220,7 @@ int space_stats(struct space *s, struct space_stats *out)
 		.fault_why = s->faults_why,
 	};
 	count_owned(s, out);
-	r = space_private_runs(s, &private);
+	r = space_changed_runs(s, &private, &out->kept_frames);
 	out->private_frames = page_runs_pages(&private);
 	lock_drop(&s->lock);
 	page_runs_fini(&private);

@@ -5,8 +5,9 @@
  *     OWNED block      uffd path: its frames go back to the pool; it is EMPTY and armed again.
  *                      kernel path: the image is mapped again; without one the block keeps its
  *                      frames, as all blocks there do, and their memory is given back
- *     private page     of a SHARED block: few are overwritten with the image's bytes and stay
- *                      private, for the next round will write to them again; many are dropped
+ *     private page     of a SHARED block: the first few hundred are overwritten with the image's
+ *                      bytes and stay private, for the next round will write to them again; the
+ *                      rest is dropped
  *     cut              what the image has there is mapped again
  *     EMPTY block      nothing to do
  *
@@ -19,7 +20,6 @@
  * cannot fail, but where the host refuses to drop a page (locked memory) and the image's file
  * cannot be read either.
  */
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 
@@ -28,8 +28,9 @@
 #include "mm/space_internal.h"
 
 /*
- * Up to so many private pages stay. A page copied back costs 0.1 to 0.6 us and no fault later; one
- * dropped costs 1.5 us, and 2 (of a thread) to 25 us (of a guest) with the next write.
+ * The first so many private pages stay, whole runs of them. A page copied back costs 0.1 to 0.6 us
+ * and no fault later; one dropped costs 1.5 us, and 2 (of a thread) to 25 us (of a guest) with the
+ * next write.
  */
 #define KEEP_PAGES MM_BLOCK_PAGES
 
@@ -110,40 +111,10 @@ static void zero_owned(struct space *s)
 
 /* ---- private pages ---- */
 
-/* Return: 0 or -errno of reading a file. */
-static int copy_piece(struct space *s, const struct image_piece *p)
-{
-	void *to = window_ptr(s, p->gpa);
-
-	const void *from;
-
-	/* Another process's pool is mapped there, not here: only its file can be read. */
-	if (p->store->pool == s->pool)
-		from = pool_frame_ptr(s->pool, p->frame);
-	else
-		from = store_map(p->store, p->frame, p->pages);
-	if (!from)
-		return store_read(p->store, p->frame, p->pages, to);
-	memcpy(to, from, (size_t)p->pages << MM_PAGE_SHIFT);
-	return 0;
-}
-
-/* What the image has of [start, end) over private pages there. Return: as copy_piece(). */
+/* What the image has of [start, end) over private pages there. Return: as image_copy(). */
 static int copy_back(struct space *s, uint64_t start, uint64_t end)
 {
-	uint64_t at = start;
-	struct image_piece p;
-
-	while (image_next(s, &at, end, &p)) {
-		int r = copy_piece(s, &p);
-
-		if (r)
-			return r;
-		memset(window_ptr(s, (gpa_t){start}), 0, p.gpa.v - start);
-		start = at;
-	}
-	memset(window_ptr(s, (gpa_t){start}), 0, end - start);
-	return 0;
+	return image_copy(s, start, end, window_ptr(s, (gpa_t){start}));
 }
 
 /* The same where pages may not be written: opened for as long as it takes. */
@@ -181,17 +152,40 @@ static int restore_run(struct space *s, const struct page_run *run, bool keep)
 	return drop(run) ? copy_back_opened(s, start, end) : 0;
 }
 
-/* Goes on behind a run that could not be restored. Return: 0 or the first -errno. */
-static int restore_private(struct space *s, const struct page_runs *private)
+/* The runs from the first on that may be kept, together. Return: how many. */
+static size_t count_kept(const struct page_runs *private)
 {
-	bool keep = page_runs_pages(private) <= KEEP_PAGES;
+	uint64_t pages = 0;
+	size_t n = 0;
+
+	for (; n < private->count; n++) {
+		pages += private->run[n].pages;
+		if (pages > KEEP_PAGES)
+			break;
+	}
+	return n;
+}
+
+/*
+ * Goes on behind a run that could not be restored. What is kept of the list becomes the space's.
+ * Return: 0 or the first -errno.
+ */
+static int restore_private(struct space *s, struct page_runs *private)
+{
+	size_t kept = count_kept(private);
 	int first = 0;
 
 	for (size_t i = 0; i < private->count; i++) {
-		int r = restore_run(s, &private->run[i], keep);
+		int r = restore_run(s, &private->run[i], i < kept);
 
 		first = first ? first : r;
 	}
+	if (private != &s->kept) {
+		page_runs_fini(&s->kept);
+		s->kept = *private;
+		*private = (struct page_runs){0};
+	}
+	page_runs_truncate(&s->kept, kept);
 	return first;
 }
 
@@ -289,46 +283,29 @@ static uint64_t process_faults(void)
 	return (uint64_t)usage.ru_minflt + (uint64_t)usage.ru_majflt;
 }
 
-/* May what a reset leaves be remembered, and be all there is the next time? */
-static bool memorable(const struct space *s)
+/* May what a reset keeps be all that is private, until something faults? */
+static bool can_settle(const struct space *s)
 {
 	return s->own_faults && s->image && !s->faults->lazy && s->owned_frames == 0 &&
 	       s->cut.count == 0 && s->guard.count == 0;
 }
 
-/* Is private what the last reset left so, and nothing else? */
+/* Is private what the last reset kept, and nothing else? */
 static bool nothing_new(const struct space *s)
 {
-	return s->kept.image && s->kept.image == s->image && memorable(s) &&
-	       s->kept.windows == atomic_load_explicit(&s->windows, memory_order_relaxed) &&
-	       s->kept.faults == process_faults();
+	return s->settled.image && s->settled.image == s->image && can_settle(s) &&
+	       s->settled.windows == atomic_load_explicit(&s->windows, memory_order_relaxed) &&
+	       s->settled.faults == process_faults();
 }
 
-/* Private pages, a list of the caller's. Return: as space_private_runs(). */
-static int find_private(struct space *s, struct page_runs *out)
+/* After a reset that has kept all private pages. */
+static void settle(struct space *s)
 {
-	bool known = nothing_new(s);
-
-	s->kept.image = NULL;
-	if (known) {
-		*out = s->kept.runs;
-		s->kept.runs = (struct page_runs){0};
-		return 0;
-	}
-	page_runs_fini(&s->kept.runs);
-	return space_private_runs(s, out);
-}
-
-/* After a reset: what stayed private, if it did. The list becomes the space's. */
-static void remember(struct space *s, struct page_runs *private)
-{
-	if (!memorable(s) || page_runs_pages(private) > KEEP_PAGES)
+	if (!can_settle(s))
 		return;
-	s->kept.runs = *private;
-	*private = (struct page_runs){0};
-	s->kept.image = s->image;
-	s->kept.windows = atomic_load_explicit(&s->windows, memory_order_relaxed);
-	s->kept.faults = process_faults();
+	s->settled.image = s->image;
+	s->settled.windows = atomic_load_explicit(&s->windows, memory_order_relaxed);
+	s->settled.faults = process_faults();
 }
 
 /* What a reset space says of itself is its own, not that of whoever used it before. */
@@ -341,8 +318,9 @@ static void zero_counters(struct space *s)
 }
 
 /* What cannot be undone. Return: as space_reset() says. */
-static int commit(struct space *s, const struct page_runs *private)
+static int commit(struct space *s, struct page_runs *private)
 {
+	size_t runs = private->count;
 	int r, e;
 
 	if (keeps_frames(s))
@@ -352,27 +330,37 @@ static int commit(struct space *s, const struct page_runs *private)
 	r = restore_private(s, private);
 	e = uncut_all(s);
 	zero_counters(s);
+	if (r == 0 && e == 0 && s->kept.count == runs)
+		settle(s);
 	return r ? r : e;
 }
 
-int space_reset(struct space *s)
+/* Lock held. Return: as space_reset(). */
+static int reset(struct space *s)
 {
-	struct page_runs private = {0};
-	int r;
+	bool known = nothing_new(s);
+	struct page_runs found = {0};
+	int r = known ? 0 : space_private_runs(s, &found);
 
-	if (s->linear)
-		return -ENOTSUP;
-	lock_take(&s->lock);
-	r = s->holds ? -EBUSY : find_private(s, &private);
+	s->settled.image = NULL;
 	if (r == 0)
 		r = reserve_cuts(s);
 	if (r == 0 && !keeps_frames(s))
 		r = uncover_owned(s);
 	if (r == 0)
-		r = commit(s, &private);
-	if (r == 0)
-		remember(s, &private);
+		r = commit(s, known ? &s->kept : &found);
+	page_runs_fini(&found);
+	return r;
+}
+
+int space_reset(struct space *s)
+{
+	int r;
+
+	if (s->linear)
+		return -ENOTSUP;
+	lock_take(&s->lock);
+	r = s->holds ? -EBUSY : reset(s);
 	lock_drop(&s->lock);
-	page_runs_fini(&private);
 	return r;
 }

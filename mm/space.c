@@ -363,7 +363,7 @@ void space_destroy(struct space *s)
 			pool_unref(s->pool, s->blocks[i].frame);
 	if (s->blocks)
 		munmap(s->blocks, blocks_bytes(s));
-	page_runs_fini(&s->kept.runs);
+	page_runs_fini(&s->kept);
 	gpa_map_fini(&s->cut);
 	gpa_map_fini(&s->guard);
 	image_put(s->image);

@@ -114,7 +114,8 @@ struct space_stats {
 	uint64_t owned_frames;    /* in OWNED blocks, as handed out by the pool */
 	uint64_t owned_committed; /* of those, with memory behind them */
 	uint64_t shared_frames;   /* pages of the base image this space can see */
-	uint64_t private_frames;  /* private copies, by pagemap */
+	uint64_t private_frames;  /* private copies, by pagemap, but for: */
+	uint64_t kept_frames;     /* those that a reset has kept, not written to since */
 	uint64_t huge_blocks;     /* OWNED blocks filled as one 2 MiB page */
 	uint64_t windows;         /* mappings made in the window */
 	const char *fault_path;   /* "kernel" or "uffd" */
@@ -202,7 +203,7 @@ int space_publish(struct space *s, const void *state, size_t state_size, struct 
 /*
  * Back to the image, or to zero memory where there is none: what was changed since is dropped and
  * costs, not RAM. Counts of space_stats begin anew. A few hundred private pages at most are
- * overwritten in place: they stay private_frames, with the image's bytes.
+ * overwritten in place: they stay memory of the space's, with the image's bytes, as kept_frames.
  * Return: 0; -EBUSY while holds are out; -ENOTSUP when the memory is the embedder's; -ENOMEM (host
  * memory, mappings), -errno of reading pagemap: nothing changed. -errno of reading the image's
  * file where a page could be neither dropped nor overwritten: the rest is reset; try again.
@@ -316,7 +317,8 @@ int space_next(struct space *s, gpa_t *at, struct space_mapping *out);
 struct image *space_image(const struct space *s);
 
 /*
- * Reads pagemap: not for hot paths. Return: 0, or -errno of that (the rest is filled all the same).
+ * Reads pagemap, and the image where a reset has kept pages: not for hot paths.
+ * Return: 0, or -errno of that (the rest is filled all the same).
  */
 int space_stats(struct space *s, struct space_stats *out);
 

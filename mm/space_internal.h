@@ -10,6 +10,7 @@
  *     access.c         read, write, hold
  *     publish.c        a space becomes an image
  *     reset.c          and goes back to it
+ *     kept.c           what a reset left private is not changed
  *     discard.c        ranges given back
  *     populate.c       memory behind a range now
  *     protect.c        permissions, ranges taken away
@@ -89,12 +90,12 @@ struct space {
 	int64_t place; /* frame at which `first` would lie in the pool, so that runs stay runs */
 	unsigned holds;
 
-	/* What the last reset left private, and how things stood then; image NULL: not known. */
+	struct page_runs kept; /* private pages that the last reset overwrote (kept.c) */
+	/* How things stood when those were all private pages; image NULL: never, or no more. */
 	struct {
-		struct page_runs runs;
 		const struct image *image;
 		uint64_t windows, faults;
-	} kept;
+	} settled;
 
 	/* Owned by the fault path. */
 	struct fault_state fault;
@@ -186,6 +187,15 @@ int space_check_range(const struct space *s, struct gpa_range r);
 
 /* Private pages of all SHARED blocks, in order. Lock held. Return: as pagemap_private(). */
 int space_private_runs(struct space *s, struct page_runs *out);
+
+/* ---- kept.c ---- */
+
+/*
+ * The same without those that a reset has kept and that hold the image's bytes; *kept says how many
+ * there are. `out` is empty before. Lock held. Return: as pagemap_private(); -errno of reading the
+ * image's file.
+ */
+int space_changed_runs(struct space *s, struct page_runs *out, uint64_t *kept);
 
 /* ---- window.c: every mapping made in a window ---- */
 
@@ -289,6 +299,12 @@ int linear_premap(struct space *s, bool populate);
 
 /* The space's image has bytes for some of `r`. */
 bool image_has(const struct space *s, struct gpa_range r);
+
+/*
+ * What the image has of [start, end), zeros between, into `to`. Lock held.
+ * Return: 0; -errno of reading the image's file: some may have been copied.
+ */
+int image_copy(const struct space *s, uint64_t start, uint64_t end, uint8_t *to);
 
 /* ---- violation.c ---- */
 

@@ -107,6 +107,7 @@ TEST_BOTH_PATHS(reset, few_private_pages_are_copied_back)
 	struct image *image = template(pool, 50);
 	struct space *s = new_clone(pool, image, faults);
 	uint64_t committed = committed_frames(pool);
+	struct space_stats st;
 
 	for (unsigned round = 0; round < 3; round++) {
 		for (unsigned i = 0; i < 100; i++)
@@ -114,7 +115,9 @@ TEST_BOTH_PATHS(reset, few_private_pages_are_copied_back)
 		for (unsigned i = 0; i < 5; i++)
 			put(s, 5 * MIB + i * PAGE, 1);
 		reset(s);
-		cr_assert_eq(private_frames(s), 105, "they are still memory of this space's");
+		cr_assert_eq(space_stats(s, &st), 0);
+		cr_assert_eq(st.kept_frames, 105, "they are still memory of this space's");
+		cr_assert_eq(st.private_frames, 0, "and nothing it has changed");
 		cr_assert_eq(committed_frames(pool), committed);
 		expect_guest_tags(s, RAM, 50);
 		for (unsigned i = 1; i < 100; i++)
@@ -126,18 +129,70 @@ TEST_BOTH_PATHS(reset, few_private_pages_are_copied_back)
 	expect_all_gone(pool);
 }
 
-/* Many are dropped: their memory is the host's again. */
+/* A snapshot of a space that is used again takes what its present user wrote, no more. */
+TEST_BOTH_PATHS(reset, kept_pages_are_not_published)
+{
+	struct pool *pool = new_pool(32 * MIB);
+	struct image *image[2] = {template(pool, 50)};
+	struct space *s = new_clone(pool, image[0], faults), *t;
+	uint64_t used = used_frames(pool);
+	struct space_stats st;
+	size_t extents;
+
+	for (unsigned i = 0; i < 460; i++)
+		guest_store(s, i * 4 * PAGE + 8, 1);
+	for (unsigned i = 0; i < 40; i++)
+		guest_store(s, (4 * 460 + i) * PAGE + 8, 1);
+	reset(s);
+	guest_store(s, 8 * PAGE + 8, 2);
+	guest_store(s, 9 * PAGE + 8, 2);
+	guest_store(s, (4 * 460 + 20) * PAGE + 8, 2);
+	cr_assert_eq(space_stats(s, &st), 0);
+	cr_assert_eq(st.private_frames, 3);
+	cr_assert_eq(st.kept_frames, 498);
+	image[1] = publish(s);
+	cr_assert_eq(used_frames(pool), used + 3);
+	image_extents(image[1], &extents);
+	cr_assert_leq(extents, 4 + 2 + 1 + 2);
+	cr_assert_eq(private_frames(s), 0);
+	t = new_clone(pool, image[1], faults);
+	for (unsigned i = 0; i < 2; i++) {
+		struct space *each = i ? t : s;
+
+		expect_guest_tags(each, RAM, 50);
+		for (uint64_t page = 0; page < RAM / PAGE; page++)
+			cr_assert_eq(guest_load(each, page * PAGE + 8),
+			             page == 8 || page == 9 || page == 1860 ? 2 : 0);
+	}
+	expect_sound(&(struct world){pool, (struct space *[]){s, t}, 2, image, 2});
+	image_put(image[0]);
+	image_put(image[1]);
+	space_destroy(s);
+	space_destroy(t);
+	expect_all_gone(pool);
+}
+
+/* Of many the most are dropped: their memory is the host's again. A long run is dropped whole. */
 TEST_BOTH_PATHS(reset, many_private_pages_are_dropped)
 {
 	struct pool *pool = new_pool(32 * MIB);
 	struct image *image = template(pool, 60);
 	struct space *s = new_clone(pool, image, faults);
+	struct space_stats st;
 
 	for (uint64_t at = 0; at < RAM; at += 2 * PAGE)
 		guest_store(s, at, 1);
 	cr_assert_eq(private_frames(s), 1024);
 	reset(s);
-	cr_assert_eq(private_frames(s), 0);
+	cr_assert_eq(space_stats(s, &st), 0);
+	cr_assert_eq(st.private_frames, 0);
+	cr_assert_eq(st.kept_frames, 512, "cost has no step where they become too many");
+	expect_guest_tags(s, RAM, 60);
+	for (uint64_t at = 0; at < RAM; at += PAGE)
+		guest_store(s, at, 1);
+	reset(s);
+	cr_assert_eq(space_stats(s, &st), 0);
+	cr_assert_eq(st.private_frames + st.kept_frames, 0);
 	expect_guest_tags(s, RAM, 60);
 	sound(pool, s, image);
 	image_put(image);

@@ -266,3 +266,25 @@ Test(reset_again, other_operations)
 	image_put(second);
 	free_bed(&b);
 }
+
+/* Of more pages than can stay, those that do are written again without a fault, others with. */
+Test(reset_again, more_than_are_kept)
+{
+	struct bed b = make_bed(false);
+	struct space_stats st;
+
+	for (unsigned round = 0; round < 6; round++) {
+		uint64_t end = round % 3 == 1 ? RAM / 2 : RAM;
+
+		for (uint64_t at = 0; at < end; at += 2 * PAGE)
+			store_at(b.s, at);
+		cr_assert_eq(space_stats(b.s, &st), 0);
+		cr_assert_eq(st.private_frames, end / (2 * PAGE), "round %u", round);
+		reset(b.s);
+		expect_image(b.s);
+		cr_assert_eq(space_stats(b.s, &st), 0);
+		cr_assert_eq(st.private_frames, 0);
+		cr_assert_eq(st.kept_frames, 512);
+	}
+	free_bed(&b);
+}
