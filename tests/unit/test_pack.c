@@ -185,7 +185,7 @@ Test(pack, comes_back_to_the_byte)
 Test(pack, every_level)
 {
 	struct pack_request r = {.image = st_path("a.cow"), .path = st_path("a.pack")};
-	struct pack_info info, quick;
+	struct pack_info info = {0}, quick = {0};
 
 	save_small("a.cow");
 	for (r.level = PACK_LEVEL_LEAST; r.level <= PACK_LEVEL_MOST; r.level++) {
