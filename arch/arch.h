@@ -228,20 +228,17 @@ int arch_vm_restore(const struct kvm *kvm, int vm_fd, bool irqchip, const void *
 
 /*
  * Does KVM translate through shadow tables here, made from the guest's page tables and kept like
- * them by watching what the guest writes? What the VMM itself writes there it does not see.
+ * them by watching what the guest writes? What the VMM itself writes there it does not see. Also
+ * true where it is not known.
  */
 bool arch_shadow_paging(void);
 
 /*
  * Before a vCPU that has run is restored into memory that has changed behind its back: no
- * translation that KVM or the CPU remembers of it is used again, but for shadow tables (above) of
- * page tables that differ now. Registers are not what they were. *root: the page table it ran on.
- * Return: 0 or -errno of KVM.
+ * translation that KVM or the CPU remembers of it is used again, but for shadow tables (above).
+ * Registers are not what they were. Return: 0 or -errno of KVM.
  */
-int arch_vcpu_forget(int vcpu_fd, gpa_t *root);
-
-/* The page table a stopped vCPU runs on. Return: 0 or -errno of KVM. */
-int arch_vcpu_root(int vcpu_fd, gpa_t *root);
+int arch_vcpu_forget(int vcpu_fd);
 
 /* Program counter of a stopped vCPU, for crash reports; 0 when KVM won't say. */
 uint64_t arch_vcpu_pc(int vcpu_fd);

@@ -16,11 +16,6 @@
  * outputs are written. The page lies outside RAM, so the store works from user mode, and
  * costs one exit whatever the buffer's size.
  *
- * Clones. The VM of a clone that has ended may be reset and used for the next one. Where KVM has no
- * two-stage translation it is not, once the guest has left the page tables it was booted on or
- * written to them. A guest that has further tables in its memory at ABI_READY, and uses them in
- * clones, asks for a new VM each time there (`cowslip clone --no-reuse`).
- *
  * All fields are little-endian. Addresses are guest-physical.
  */
 #ifndef COWSLIP_GUEST_ABI_H

@@ -31,6 +31,12 @@ uint64_t isa_cycles(void);
 /* A pause for spin loops. */
 void isa_relax(void);
 
+/*
+ * Run on the page tables at `root` from now on, which map the program as those before did. From the
+ * first call on an undefined instruction is no crash any more.
+ */
+void isa_load_root(uint64_t root);
+
 /* Accesses that end a guest. */
 enum isa_fault {
 	ISA_FAULT_SILENT, /* an exception that cannot be delivered, so not reported either */

@@ -8,7 +8,7 @@
  */
 #include "guest/poke.h"
 
-#include "guest/runtime.h"
+#include "guest/isa.h"
 
 int guest_main(void)
 {
@@ -22,10 +22,12 @@ int guest_main(void)
 	for (int64_t i = 0; i < size / (int64_t)sizeof(pokes[0]); i++) {
 		volatile uint64_t *at = (volatile uint64_t *)(uintptr_t)pokes[i].at;
 
-		if (pokes[i].store) {
+		if (pokes[i].kind == POKE_ROOT)
+			isa_load_root(pokes[i].at);
+		if (pokes[i].kind == POKE_STORE)
 			*at = pokes[i].value;
+		if (pokes[i].kind != POKE_LOAD)
 			continue;
-		}
 		pokes[i].value = *at;
 		if (guest_output(&pokes[i].value, sizeof(pokes[i].value)))
 			return GUEST_MISMATCH;

@@ -9,10 +9,16 @@
 
 #define POKES_MAX 64u
 
-/* One access to eight bytes. */
+enum poke_kind {
+	POKE_LOAD,
+	POKE_STORE, /* `value` */
+	POKE_ROOT,  /* run on the page tables at `at` */
+};
+
+/* One access to eight bytes, or what they are reached through. */
 struct poke {
 	uint64_t at;
-	uint64_t store; /* 1: store `value`; 0: load */
+	uint64_t kind;
 	uint64_t value;
 };
 

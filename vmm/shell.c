@@ -146,7 +146,10 @@ static bool clean(struct vm *vm, enum vm_event end)
 
 void shells_give(struct shells *s, struct vm *vm, enum vm_event end)
 {
-	if (!clean(vm, end))
+	struct vm_error err;
+
+	/* What can be done of the next reset is done now, where no clone waits for it. */
+	if (!clean(vm, end) || vm_forget(vm, &err))
 		refuse(s, vm);
 	else if (!push(s, vm))
 		vm_destroy(vm);

@@ -533,10 +533,8 @@ int vm_snapshot(struct vm *vm, struct image **out, struct vm_error *err)
 	r = space_publish(vm->space, state, size, out);
 	free(state);
 	/* Its image is another one now; the old one may go, and its address come again. */
-	if (r == 0) {
+	if (r == 0)
 		vm->made.image = NULL;
-		vm->resettable = NULL;
-	}
 	return r ? fail(err, r, "memory snapshot: %s", strerror(-r)) : 0;
 }
 

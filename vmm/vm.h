@@ -194,8 +194,7 @@ int vm_snapshot(struct vm *vm, struct image **out, struct vm_error *err);
  * descriptors, threads and slots stay; memory costs what was changed (space_reset). Its image is
  * what it was made from, or what vm_snapshot() last made of it.
  * Return: 0; -EINVAL when it has none, or arg is too long; -ENOTSUP when its memory is the
- * embedder's; -ENOTRECOVERABLE when it was given up for want of frames: it is as before. -ESTALE
- * when KVM translates through shadows of page tables that are the guest's own; -errno of
+ * embedder's; -ENOTRECOVERABLE when it was given up for want of frames: it is as before. -errno of
  * space_reset(), of KVM or of answering: it can only be reset again or destroyed.
  */
 int vm_reset(struct vm *vm, uint64_t number, const char *arg, struct vm_error *err);

@@ -96,9 +96,9 @@ struct vm {
 	/* Owner's alone. */
 	struct open_request open;
 	struct vm_times times;
-	enum paging paging;             /* PAGING_UNKNOWN until the first reset */
-	const struct image *resettable; /* the image that was found fit for resets here, or NULL */
-	uint64_t deadline_ns;           /* of the vm_run() under way, 0: none */
+	enum paging paging;                           /* PAGING_UNKNOWN until the first reset */
+	bool forgotten;                               /* vm_forget(), and no vm_reset() since */
+	uint64_t deadline_ns;                         /* of the vm_run() under way, 0: none */
 	struct kvm_stats_layout vm_stats, vcpu_stats; /* of this VM's and of its vCPUs' files */
 
 	/* Starting and stopping the other vCPUs' threads. */
@@ -159,6 +159,24 @@ int vm_restore(struct vm *vm, const struct image *image, struct vm_error *err);
  * -errno of KVM.
  */
 int vm_lay_slots(struct vm *vm, struct vm_error *err);
+
+/*
+ * No shadow of a page table that KVM has made is used again. vCPUs stopped.
+ *
+ * KVM drops all of them when a slot goes, any slot; so one is laid and taken away, of a page and
+ * where the guest has none. The slots of RAM cost more: KVM keeps books of each of their pages.
+ * Return: 0 or -errno of KVM.
+ */
+int vm_drop_shadows(struct vm *vm, struct vm_error *err);
+
+/* ---- vm_reset.c ---- */
+
+/*
+ * The stopped VM will be reset, and nothing else: registers are not what they were, and nothing is
+ * translated any more as it was. vm_reset() does it where nobody has; beforehand it costs the next
+ * clone no time. Return: 0 or -errno of KVM.
+ */
+int vm_forget(struct vm *vm, struct vm_error *err);
 
 /* ---- vmstate.c ---- */
 

@@ -6,19 +6,16 @@
  * goes back by space_reset(), the rest as in a clone that is being made: restored over what is
  * there. Devices are put to rest first, so that their interrupt lines start low as in a new VM.
  *
- * Page tables of the guest are memory too, and what goes back may be a page table. A CPU's
- * translations are flushed (arch_vcpu_forget). Shadow tables cannot be: KVM would go on to
- * translate as the guest had it. So where KVM has shadow tables only a guest is reset that is on
- * the tables it was booted with, and has not written to them; their accessed bits are set
- * beforehand, so that no CPU writes there either. Tables of its own that lie in the image unused
- * are beyond this: such a guest wants new VMs there (guest/abi.h).
+ * Page tables of the guest are memory too, and what goes back may be a page table: nothing that was
+ * translated by it may be used again. A CPU's translations are flushed (arch_vcpu_forget). Where
+ * KVM translates through shadow tables, it drops all of them (vm_drop_shadows): it sees only what
+ * the guest itself writes to its tables, and a guest may have had others than those it ended on.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "arch/arch.h"
-#include "mm/pagemap.h"
 #include "vmm/vm_internal.h"
 
 /* Why the VM cannot be reset, or NULL. *code: -errno. */
@@ -42,79 +39,24 @@ static const char *refusal(struct vm *vm, const char *arg, int *code)
 	return atomic_load(&vm->ruined) ? "the guest ran out of frames and was given up" : NULL;
 }
 
-/* ---- page tables ---- */
+/* ---- translations ---- */
 
-static int changed_tables(struct vm_error *err)
+int vm_forget(struct vm *vm, struct vm_error *err)
 {
-	snprintf(err->text, sizeof(err->text),
-	         "reset: the guest has page tables of its own, of which this host's KVM keeps "
-	         "shadows");
-	return -ESTALE;
-}
+	int r = 0;
 
-/* Has the guest written to its tables since it became a clone? Return: 0; -ESTALE; -errno. */
-static int check_written(struct vm *vm, struct vm_error *err)
-{
-	struct page_runs written = {0};
-	uint64_t at = space_hva(vm->space, arch_info.tables.start).v;
-	int r = pagemap_private(at, arch_info.tables.size, PAGEMAP_BEST, &written);
-	bool any = written.count > 0;
-
-	page_runs_fini(&written);
-	if (r)
-		snprintf(err->text, sizeof(err->text), "reset: pagemap: %s", strerror(-r));
-	else if (any)
-		r = changed_tables(err);
-	return r;
-}
-
-static int kvm_refused(int r, struct vm_error *err)
-{
-	snprintf(err->text, sizeof(err->text), "reset of a vCPU: %s", strerror(-r));
-	return r;
-}
-
-/* No translation outlives the memory it was made from. Return: 0; -ESTALE; -errno. */
-static int forget(struct vm *vm, struct vm_error *err)
-{
-	bool shadow;
-
+	if (vm->forgotten)
+		return 0;
 	if (vm->paging == PAGING_UNKNOWN)
 		vm->paging = arch_shadow_paging() ? PAGING_SHADOW : PAGING_TWO_STAGES;
-	shadow = vm->paging == PAGING_SHADOW;
-	/* An operating system has tables without end. */
-	if (shadow && vm->irqchip)
-		return changed_tables(err);
-	for (unsigned i = 0; i < vm->cpu_count; i++) {
-		gpa_t root;
-		int r = arch_vcpu_forget(vm->vcpus[i].fd, &root);
-
-		if (r)
-			return kvm_refused(r, err);
-		if (shadow && root.v != arch_info.tables.start.v)
-			return changed_tables(err);
-	}
-	return shadow ? check_written(vm, err) : 0;
-}
-
-/* Are these the tables that the image goes on with? Once per image. Return: as forget(). */
-static int check_image(struct vm *vm, struct vm_error *err)
-{
-	const struct image *image = space_image(vm->space);
-
-	if (vm->resettable == image)
-		return 0;
-	for (unsigned i = 0; vm->paging == PAGING_SHADOW && i < vm->cpu_count; i++) {
-		gpa_t root;
-		int r = arch_vcpu_root(vm->vcpus[i].fd, &root);
-
-		if (r)
-			return kvm_refused(r, err);
-		if (root.v != arch_info.tables.start.v)
-			return changed_tables(err);
-	}
-	vm->resettable = image;
-	return 0;
+	for (unsigned i = 0; r == 0 && i < vm->cpu_count; i++)
+		r = arch_vcpu_forget(vm->vcpus[i].fd);
+	if (r)
+		snprintf(err->text, sizeof(err->text), "reset of a vCPU: %s", strerror(-r));
+	else if (vm->paging == PAGING_SHADOW)
+		r = vm_drop_shadows(vm, err);
+	vm->forgotten = r == 0;
+	return r;
 }
 
 /* ---- the rest ---- */
@@ -138,8 +80,9 @@ static void quiesce(struct vm *vm)
 /* Memory and machine; the VM is whose `number` and `arg` (the VM's now) say. */
 static int go_back(struct vm *vm, uint64_t number, char *arg, struct vm_error *err)
 {
-	int r = forget(vm, err);
+	int r = vm_forget(vm, err);
 
+	vm->forgotten = false;
 	if (r == 0) {
 		r = space_reset(vm->space);
 		if (r)
@@ -153,8 +96,7 @@ static int go_back(struct vm *vm, uint64_t number, char *arg, struct vm_error *e
 	vm->arg = arg;
 	vm->number = number;
 	quiesce(vm);
-	r = vm_restore(vm, space_image(vm->space), err);
-	return r ? r : check_image(vm, err);
+	return vm_restore(vm, space_image(vm->space), err);
 }
 
 /* Timed as a clone is. */

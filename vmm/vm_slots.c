@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "arch/arch.h"
 #include "vmm/vm_internal.h"
 
 static int slot_failed(struct vm_error *err, unsigned slot, int code)
@@ -59,6 +60,16 @@ int vm_lay_slots(struct vm *vm, struct vm_error *err)
 	return 0;
 }
 
+int vm_drop_shadows(struct vm *vm, struct vm_error *err)
+{
+	uintptr_t page = space_hva(vm->space, (gpa_t){0}).v;
+	int r = kvm_set_slot(vm->fd, vm->slots, arch_info.doorbell.v, MM_PAGE_SIZE, page, 0);
+
+	if (r == 0)
+		r = kvm_set_slot(vm->fd, vm->slots, 0, 0, 0, 0);
+	return r ? slot_failed(err, vm->slots, r) : 0;
+}
+
 int vm_protect(struct vm *vm, struct gpa_range range, enum protection p, struct vm_error *err)
 {
 	int r;
@@ -67,8 +78,8 @@ int vm_protect(struct vm *vm, struct gpa_range range, enum protection p, struct 
 		snprintf(err->text, sizeof(err->text), "KVM here has no read-only memory slots");
 		return -ENOTSUP;
 	}
-	/* A range in the middle of a slot makes three of it. */
-	if (vm->slots + 2 > vm->kvm->caps.max_slots) {
+	/* A range in the middle of a slot makes three of it; vm_drop_shadows() takes another. */
+	if (vm->slots + 3 > vm->kvm->caps.max_slots) {
 		snprintf(err->text, sizeof(err->text), "KVM has %u memory slots and no more",
 		         vm->kvm->caps.max_slots);
 		return -ENOSPC;

@@ -182,24 +182,13 @@ int arch_vcpu_reset(const struct kvm *kvm, int vcpu_fd, gpa_t entry, gpa_t boot_
 	return err;
 }
 
-int arch_vcpu_root(int vcpu_fd, gpa_t *root)
-{
-	struct kvm_sregs sregs;
-	int err = kvm_ioctl(vcpu_fd, KVM_GET_SREGS, &sregs);
-
-	if (!err)
-		*root = (gpa_t){sregs.cr3 & X86_CR3_TABLE};
-	return err;
-}
-
-int arch_vcpu_forget(int vcpu_fd, gpa_t *root)
+int arch_vcpu_forget(int vcpu_fd)
 {
 	struct kvm_sregs sregs;
 	int err = kvm_ioctl(vcpu_fd, KVM_GET_SREGS, &sregs);
 
 	if (err)
 		return err;
-	*root = (gpa_t){sregs.cr3 & X86_CR3_TABLE};
 	/*
 	 * KVM drops what it has, and flushes, when CR3 comes out different: restoring the same
 	 * value it would take for no change at all.

@@ -9,6 +9,7 @@
 /* From start.S. */
 extern char guest_stacks[];
 extern char guest_idt[];
+extern char guest_load_root[];
 
 #define CHECK_OFFSET(type, field, offset)                                                          \
 	_Static_assert(offsetof(type, field) == (offset), "layout.h: " #type "." #field)
@@ -65,6 +66,16 @@ uint64_t isa_cycles(void)
 void isa_relax(void)
 {
 	__asm__ volatile("pause");
+}
+
+/* Ring 0 is behind a gate: that of UD2, which is made to lead to guest_load_root. */
+void isa_load_root(uint64_t root)
+{
+	uint16_t *gate = (uint16_t *)(guest_idt + 16 * UD_VECTOR);
+
+	gate[0] = (uint16_t)(uintptr_t)guest_load_root;
+	gate[3] = (uint16_t)((uintptr_t)guest_load_root >> 16);
+	__asm__ volatile("ud2" : : "D"(root) : "memory");
 }
 
 void isa_fault(enum isa_fault fault)

@@ -12,6 +12,7 @@
 #define GUEST_BASE        0x200000
 #define VECTORS           32
 #define VECTORS_WITH_CODE 0x60227d00 /* bit per exception that pushes an error code */
+#define UD_VECTOR         6          /* undefined instruction */
 #define VECTOR_SIZE       16         /* bytes of one entry stub */
 #define VECTORS_ADDR      GUEST_BASE /* entry stubs of the exceptions */
 #define IDT_ADDR          (VECTORS_ADDR + VECTORS * VECTOR_SIZE) /* their table, 16 bytes each */

@@ -13,12 +13,13 @@
  *     IDT_ADDR       32 gates, all interrupt gates into ring 0
  *     TSS_ADDR       one TSS per vCPU, naming its two crash stacks
  *
- * Every exception is the end of the guest: the first vCPU to take one flushes the console, stores
- * its registers to a struct abi_crash, rings ABI_CRASH, and halts. Each vCPU takes exceptions on a
+ * Every exception is the end of the guest, but for UD2 in one that has asked for that
+ * (isa_load_root): the first vCPU to take one flushes the console, stores its registers to a
+ * struct abi_crash, rings ABI_CRASH, and halts. Each vCPU takes exceptions on a
  * stack of its own (IST 1), double faults on another (IST 2), so a broken ring-3 stack is reported
  * too.
  *
- * Not done: interrupts (they stay off in ring 3 too), return from an exception.
+ * Not done: interrupts (they stay off in ring 3 too), return from an exception but for one.
  */
 #include "guest/x86_64/layout.h"
 
@@ -222,6 +223,16 @@ crash:
 	mov	%rax, (%rdx)
 	jmp	park
 	.size	crash, . - crash
+
+/* UD2 in a program that has its gate lead here: RDI is the page table to run on. */
+	.balign	16
+	.globl	guest_load_root
+	.type	guest_load_root, @function
+guest_load_root:
+	mov	%rdi, %cr3
+	addq	$2, (%rsp)			/* behind the UD2 */
+	iretq
+	.size	guest_load_root, . - guest_load_root
 
 /* ---- memory: what every run writes lies together, stacks and the crash record last ---- */
 

@@ -558,6 +558,25 @@ static uint64_t block_entry(struct vm *vm, uint64_t address)
 	return middle + 8 * ((address >> 21) & 511);
 }
 
+/* Tables at `root` and behind it that map all as those it was booted with do. */
+static void copy_tables(struct vm *vm, uint64_t root, uint64_t last)
+{
+	const uint64_t boot = arch_info.tables.start.v, mask = UINT64_C(0x000ffffffffff000);
+	const uint64_t from[] = {boot, script_word(vm, boot) & mask, last};
+	uint8_t table[PAGE];
+
+	for (unsigned i = 0; i < 3; i++) {
+		uint64_t to = root + i * PAGE, first;
+
+		cr_assert_eq(space_read(vm_space(vm), (gpa_t){from[i]}, table, PAGE), 0);
+		memcpy(&first, table, 8);
+		first = (first & ~mask) | (to + PAGE);
+		if (i < 2)
+			memcpy(table, &first, 8);
+		cr_assert_eq(space_write(vm_space(vm), (gpa_t){to}, table, PAGE), 0);
+	}
+}
+
 /* What the guest loaded. */
 struct loaded {
 	unsigned count;
@@ -579,15 +598,50 @@ static void run_pokes(struct vm *vm, const struct poke *pokes, size_t size, stru
 	lab_expect(vm, VM_EXITED, 0);
 }
 
+#define BLOCK_AT  (10 * MIB)
+#define ELSEWHERE (8 * MIB)
+#define THIRD     (6 * MIB)
+#define OWN_ROOT  (12 * MIB) /* and two tables behind it */
+
+/* Three words that say where they are, and page tables that map the first to the second. */
+static struct image *poke_image(const struct lab *l)
+{
+	struct vm_config c = lab_config(l, SCRIPT_RAM, 1, FAULTS_AUTO, NULL);
+	struct vm *vm = lab_boot(&c, "poke", NULL);
+	struct image *image;
+	uint64_t entry;
+
+	lab_expect(vm, VM_READY, 0);
+	script_set_word(vm, BLOCK_AT + 0x80, 0xb10c);
+	script_set_word(vm, ELSEWHERE + 0x80, 0xe15e);
+	script_set_word(vm, THIRD + 0x80, 0x3333);
+	entry = block_entry(vm, BLOCK_AT);
+	copy_tables(vm, OWN_ROOT, entry & ~(uint64_t)(PAGE - 1));
+	script_set_word(vm, OWN_ROOT + 2 * PAGE + entry % PAGE,
+	                script_word(vm, entry) - BLOCK_AT + ELSEWHERE);
+	image = lab_snapshot(vm);
+	vm_destroy(vm);
+	return image;
+}
+
+/* One clone in whatever VM there is. */
+static void poke(struct shells *s, const struct vm_config *c, const struct poke *pokes, size_t size)
+{
+	struct vm *vm = take(s, c);
+
+	run_pokes(vm, pokes, size, c->mailbox.ctx);
+	shells_give(s, vm, VM_EXITED);
+}
+
 /*
  * One clone maps a block somewhere else, in user mode, as only a CPU translates; the next finds it
- * where it was. With shadow tables by a new VM, else in the same.
+ * where it was, in the same VM.
  */
 TEST_BOTH_PATHS(shell, page_tables)
 {
-	const uint64_t block = 10 * MIB, elsewhere = 8 * MIB;
-	const struct poke look[] = {
-		{block + 0x80, 0, 0}, {block + 0x100, 1, 0x5555}, {block + 0x100, 0, 0}};
+	const struct poke look[] = {{BLOCK_AT + 0x80, POKE_LOAD, 0},
+	                            {BLOCK_AT + 0x100, POKE_STORE, 0x5555},
+	                            {BLOCK_AT + 0x100, POKE_LOAD, 0}};
 	struct shells *s = store(1);
 	struct loaded loaded;
 	struct image *image;
@@ -596,26 +650,20 @@ TEST_BOTH_PATHS(shell, page_tables)
 	struct vm *vm;
 
 	lab_open(&l, POOL);
-	c = lab_config(&l, SCRIPT_RAM, 1, FAULTS_AUTO, NULL);
-	vm = lab_boot(&c, "poke", NULL);
-	lab_expect(vm, VM_READY, 0);
-	script_set_word(vm, block + 0x80, 0xb10c);
-	script_set_word(vm, elsewhere + 0x80, 0xe15e);
-	image = lab_snapshot(vm);
-	vm_destroy(vm);
+	image = poke_image(&l);
 	c = clone_config(&l, image, 1, faults, NULL);
 	c.mailbox = (struct vm_mailbox){.output = note_load, .ctx = &loaded};
 	for (unsigned round = 0; round < 3; round++) {
 		uint64_t entry, was;
 
 		vm = take(s, &c);
-		entry = block_entry(vm, block);
+		entry = block_entry(vm, BLOCK_AT);
 		was = script_word(vm, entry);
 		{
 			const struct poke map[] = {
-				{entry, 1, was - block + elsewhere},
-				{block + 0x80, 0, 0},
-				{block + 0x200, 1, 0x7777},
+				{entry, POKE_STORE, was - BLOCK_AT + ELSEWHERE},
+				{BLOCK_AT + 0x80, POKE_LOAD, 0},
+				{BLOCK_AT + 0x200, POKE_STORE, 0x7777},
 			};
 
 			run_pokes(vm, map, sizeof(map), &loaded);
@@ -631,15 +679,70 @@ TEST_BOTH_PATHS(shell, page_tables)
 		             round);
 		cr_assert_eq(loaded.value[1], 0x5555);
 		cr_assert_eq(script_word(vm, entry), was);
-		cr_assert_eq(script_word(vm, block + 0x100), 0x5555);
-		cr_assert_eq(script_word(vm, elsewhere + 0x100), 0);
-		cr_assert_eq(script_word(vm, elsewhere + 0x200), 0);
+		cr_assert_eq(script_word(vm, BLOCK_AT + 0x100), 0x5555);
+		cr_assert_eq(script_word(vm, ELSEWHERE + 0x100), 0);
+		cr_assert_eq(script_word(vm, ELSEWHERE + 0x200), 0);
 		shells_give(s, vm, VM_EXITED);
 	}
-	if (arch_shadow_paging())
-		expect_stats(s, 4, 2, 3, 1);
-	else
-		expect_stats(s, 1, 5, 0, 1);
+	expect_stats(s, 1, 5, 0, 1);
+	shells_destroy(s);
+	image_put(image);
+	lab_close(&l);
+}
+
+/*
+ * The same in tables of its own, which lie in the image unused; it is back on those it was booted
+ * with before it ends, and nothing of it shows.
+ */
+TEST_BOTH_PATHS(shell, own_page_tables)
+{
+	const uint64_t boot = arch_info.tables.start.v;
+	struct shells *s = store(1);
+	struct loaded loaded;
+	struct image *image;
+	struct vm_config c;
+	struct lab l;
+	struct vm *vm;
+	uint64_t own, mapped;
+
+	lab_open(&l, POOL);
+	image = poke_image(&l);
+	c = clone_config(&l, image, 1, faults, NULL);
+	c.mailbox = (struct vm_mailbox){.output = note_load, .ctx = &loaded};
+	vm = take(s, &c);
+	own = OWN_ROOT + 2 * PAGE + block_entry(vm, BLOCK_AT) % PAGE;
+	mapped = script_word(vm, own);
+	shells_give(s, vm, VM_READY);
+	{
+		const struct poke map[] = {
+			{own, POKE_STORE, mapped - ELSEWHERE + THIRD},
+			{OWN_ROOT, POKE_ROOT, 0},
+			{BLOCK_AT + 0x80, POKE_LOAD, 0},
+			{boot, POKE_ROOT, 0},
+			{BLOCK_AT + 0x80, POKE_LOAD, 0},
+		};
+		const struct poke look[] = {
+			{OWN_ROOT, POKE_ROOT, 0},
+			{BLOCK_AT + 0x80, POKE_LOAD, 0},
+			{boot, POKE_ROOT, 0},
+			{BLOCK_AT + 0x80, POKE_LOAD, 0},
+		};
+
+		for (unsigned round = 0; round < 3; round++) {
+			poke(s, &c, map, sizeof(map));
+			cr_assert_eq(loaded.count, 2);
+			cr_assert_eq(loaded.value[0], 0x3333, "the guest cannot map: %lx",
+			             loaded.value[0]);
+			cr_assert_eq(loaded.value[1], 0xb10c);
+			poke(s, &c, look, sizeof(look));
+			cr_assert_eq(loaded.count, 2);
+			cr_assert_eq(loaded.value[0], 0xe15e,
+			             "round %u: as the last clone mapped it: %lx", round,
+			             loaded.value[0]);
+			cr_assert_eq(loaded.value[1], 0xb10c);
+		}
+	}
+	expect_stats(s, 1, 6, 0, 1);
 	shells_destroy(s);
 	image_put(image);
 	lab_close(&l);
