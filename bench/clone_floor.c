@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "bench/clone_floor.h"
 
+#include <string.h>
+
 #include "mm/pool.h"
+#include "mm/space.h"
 
 #define POOL_BYTES (UINT64_C(64) << 20)
 
@@ -29,11 +32,12 @@ int floor_open(struct floor *f, const struct kvm *kvm, struct image *image, uint
 
 int floor_run(struct floor *f, struct vm_times *out, struct vm_error *err)
 {
-	int e = vm_reset(f->run.vm, 1, NULL, err);
+	int e = space_reset(vm_space(f->run.vm));
 
+	if (e)
+		return bench_fail(err, e, "reset of memory: %s", strerror(-e));
 	/* Its clock starts here: memory holds what it must, in pages that are there. */
-	if (e == 0)
-		e = vm_rewind(f->run.vm, err);
+	e = vm_rewind(f->run.vm, err);
 	if (e == 0)
 		e = guest_run_until(&f->run, VM_EXITED, err);
 	if (e == 0)

@@ -25,7 +25,7 @@ int floor_open(struct floor *f, const struct kvm *kvm, struct image *image, uint
 
 /*
  * From the image's registers to its end again; its memory has been put right before the times begin.
- * Return: as floor_open(); as vm_reset().
+ * Return: as floor_open(); as vm_rewind(), space_reset().
  */
 int floor_run(struct floor *f, struct vm_times *out, struct vm_error *err);
 
