@@ -354,6 +354,27 @@ static bool has_room(const struct engine *e, const struct worker *w)
 	return w->given < e->config->per_process;
 }
 
+/*
+ * Would one more worker be of use? In hold mode those there are may have room for all that is left,
+ * in their queues or not: then each clone waits for one of them, and shares a process.
+ */
+static bool wants_worker(const struct engine *e)
+{
+	const struct engine_config *c = e->config;
+	uint64_t left = c->count - (e->next - 1) + e->again_count, room = 0;
+	unsigned alive = 0;
+
+	for (size_t i = 0; c->hold && i < e->worker_count; i++) {
+		const struct worker *w = &e->workers[i];
+
+		if (w->sock < 0)
+			continue;
+		alive++;
+		room += c->per_process - min_u64(w->given, c->per_process);
+	}
+	return !c->hold || alive < c->jobs || left > room;
+}
+
 /* Who gets the next number: the worker with the shortest queue. NULL: nobody has room. */
 static struct worker *choose(const struct engine *e)
 {
@@ -387,7 +408,7 @@ static int hand_out(struct engine *e)
 		bool idle = w && w->queued == 0;
 		unsigned active = active_workers(e);
 
-		if (!idle && active < e->config->jobs) {
+		if (!idle && active < e->config->jobs && wants_worker(e)) {
 			int r = spawn(e);
 
 			if (r == 0)

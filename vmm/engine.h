@@ -8,9 +8,12 @@
  * alive; every other clone still runs, in another worker.
  *
  *     jobs           workers that run guests at the same time
- *     per_process    VMs alive in one worker at most, those kept for the next clone among them
+ *     per_process    clones that have a VM in one worker at the same time, at most: the one that
+ *                    runs and those held; also how many VMs are kept there for the next clone.
+ *                    VMs that clones fork come on top, each for as long as it runs (or is held)
  *     hold           every clone stays alive, stopped at its end, until all have ended; so there
- *                    are count / per_process workers, of which `jobs` run guests at a time
+ *                    are count / per_process workers, or `jobs` if that is more, of which `jobs`
+ *                    run guests at a time
  *
  * Concurrency: engine_run() must be called by a process with one thread (it forks). Callbacks run
  * on that thread.

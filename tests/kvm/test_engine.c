@@ -204,6 +204,32 @@ Test(engine, counts)
 	}
 }
 
+/* The first clone takes its time. */
+static enum clone_ready wait_for_first(void *ctx, struct vm *vm, struct vm_error *why)
+{
+	(void)ctx;
+	(void)why;
+	if (vm_number(vm) == 1)
+		usleep(500000);
+	return CLONE_GOES_ON;
+}
+
+/* Behind it is room for the last ones: the other worker, full and done, is no reason for a third. */
+Test(engine, held_clones_wait_for_room)
+{
+	struct image *image = guest_image("memwalk", "size=64K ready=2", 16 * MIB, VM_READY);
+	struct fleet *f = fleet_make(image, 16, 2);
+
+	f->config.per_process = 8;
+	f->config.hold = true;
+	f->config.ready = wait_for_first;
+	fleet_run(f);
+	expect_all(f, CLONE_EXITED);
+	cr_assert_eq(f->summary.workers, 2, "%u workers", f->summary.workers);
+	cr_assert_eq(f->summary.alive, 16);
+	fleet_free(f);
+}
+
 Test(engine, bad_wishes)
 {
 	struct fleet *f = fleet_make(guest_image("counter", "table=64K", 16 * MIB, VM_READY), 0, 1);
