@@ -393,6 +393,16 @@ void space_resume(struct space *s, uint64_t limit_frames)
 		s->faults->wake(s, s->ram[i].range);
 }
 
+uint64_t space_limit(struct space *s)
+{
+	uint64_t limit;
+
+	lock_take(&s->lock);
+	limit = s->limit_frames;
+	lock_drop(&s->lock);
+	return limit;
+}
+
 bool space_is_linear(const struct space *s)
 {
 	return s->linear;

@@ -265,6 +265,9 @@ enum protection space_protection(struct space *s, gpa_t a, uint64_t limit, uint6
 /* Raise (or lower) the limit and let vCPUs that wait on NOMEM try again. 0 keeps the limit. */
 void space_resume(struct space *s, uint64_t limit_frames);
 
+/* The limit now, in frames. */
+uint64_t space_limit(struct space *s);
+
 /*
  * Let every thread go that waits on a violation: it finds zero memory where nothing was mapped,
  * so the guest must not run on. For a host that cannot interrupt the wait (Linux before 6.2);

@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "vmm/vm_internal.h"
 
@@ -98,14 +99,21 @@ static int make(struct shells *s, const struct vm_config *c, struct vm **out, st
 	return r;
 }
 
+static bool takes_arg(const struct vm_config *c)
+{
+	return !c->arg || strlen(c->arg) < ABI_ARGS_MAX;
+}
+
 int shells_take(struct shells *s, const struct vm_config *c, struct vm **out, struct vm_error *err)
 {
 	uint64_t asked = clock_ns();
 	struct vm *vm;
 	int r;
 
-	while ((vm = pop(s, c))) {
-		if (vm_reuse(vm, c, err) == 0) {
+	/* What vm_create() would refuse costs no VM that is kept. */
+	while (takes_arg(c) && (vm = pop(s, c))) {
+		/* A kick may have come after it was given back: more may. */
+		if (!atomic_load(&vm->marked) && vm_reuse(vm, c, err) == 0) {
 			note(s, &s->stats.reused);
 			*out = vm;
 			return 0;

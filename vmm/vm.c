@@ -384,6 +384,7 @@ int vm_create(const struct vm_config *c, struct vm **out, struct vm_error *err)
 		vm_destroy(vm);
 		return r;
 	}
+	vm->made.limit_frames = space_limit(vm->space);
 	vm->times.created = clock_ns();
 	*out = vm;
 	return 0;

@@ -192,7 +192,8 @@ int vm_snapshot(struct vm *vm, struct image **out, struct vm_error *err);
  * The stopped VM becomes a clone of its image again, clone `number` with argument `arg` (copied,
  * may be NULL): memory, vCPUs and devices, with a fresh identity, in whatever way it had ended. Its
  * descriptors, threads and slots stay; memory costs what was changed (space_reset). Its image is
- * what it was made from, or what vm_snapshot() last made of it.
+ * what it was made from, or what vm_snapshot() last made of it. A kick that no vm_run() has seen is
+ * forgotten.
  * Return: 0; -EINVAL when it has none, or arg is too long; -ENOTSUP when its memory is the
  * embedder's; -ENOTRECOVERABLE when it was given up for want of frames: it is as before. -errno of
  * space_reset(), of KVM or of answering: it can only be reset again or destroyed.
@@ -217,8 +218,9 @@ int vm_protect(struct vm *vm, struct gpa_range range, enum protection p, struct 
 
 /*
  * vm_reset() for another clone, of whom the last one leaves nothing: its number, argument, console
- * and mailbox are those of `c`, what was typed for the last one and its counters are gone. The
- * rest of `c` is what the VM was made with. Return: as vm_reset().
+ * and mailbox are those of `c`, what was typed for the last one and its counters are gone, its limit
+ * is what it was when the VM was made. The rest of `c` is what that was made with. Return: as
+ * vm_reset().
  */
 int vm_reuse(struct vm *vm, const struct vm_config *c, struct vm_error *err);
 

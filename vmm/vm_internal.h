@@ -85,12 +85,14 @@ struct vm {
 	struct power power;
 	struct guestctl ctl;
 
-	/* What it was made with: who may have it next (vmm/shell.c). Constant. */
+	/* What it was made with: who may have it next (vmm/shell.c). */
 	struct {
 		const struct pool *pool;
-		const struct image *image; /* not held: only compared with the space's */
+		/* Not held: only compared with the space's. NULL once it is a clone of another. */
+		const struct image *image;
 		enum fault_choice faults;
 		uint64_t limit_bytes;
+		uint64_t limit_frames; /* of its space, which space_resume() may change */
 	} made;
 
 	/* Owner's alone. */

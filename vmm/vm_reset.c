@@ -75,6 +75,7 @@ static void quiesce(struct vm *vm)
 	}
 	vm->open.gpa = BELL_SILENT;
 	atomic_store(&vm->nomem, false);
+	atomic_store(&vm->kicked, false);
 }
 
 /* Memory and machine; the VM is whose `number` and `arg` (the VM's now) say. */
@@ -155,6 +156,8 @@ int vm_reuse(struct vm *vm, const struct vm_config *c, struct vm_error *err)
 	serial_drop_input(&vm->serial);
 	console_redirect(&vm->console, c->console, c->console_ctx);
 	vm->ctl.mailbox = c->mailbox;
+	if (space_limit(vm->space) != vm->made.limit_frames)
+		space_resume(vm->space, vm->made.limit_frames);
 	r = vm_reset(vm, c->number, c->arg, err);
 	for (unsigned i = 0; i < vm->cpu_count; i++)
 		vm->vcpus[i].exits = (struct vm_exits){0};

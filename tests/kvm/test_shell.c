@@ -32,14 +32,16 @@
 /* ---- the image ---- */
 
 /* At READY; then each clone does what its input says. The other vCPUs count. */
-static struct image *errand_image(const struct lab *l, unsigned cpus)
+static struct image *errand_image_of(const struct lab *l, unsigned cpus, bool irqchip)
 {
 	const struct step first[] = {
 		{STEP_RING, SCRIPT_REQUEST, 0}, {STEP_RING, FETCH, 0}, {STEP_GOTO, ERRAND, 0}};
 	struct vm_config c = lab_config(l, SCRIPT_RAM, cpus, FAULTS_AUTO, NULL);
-	struct vm *vm = lab_make(&c);
 	struct image *image;
+	struct vm *vm;
 
+	c.irqchip = irqchip;
+	vm = lab_make(&c);
 	script_boot(vm);
 	script_request(vm, SCRIPT_REQUEST, ABI_READY, 0, 0, 0);
 	script_request(vm, FETCH, ABI_INPUT, 0, ERRAND, PAGE);
@@ -64,6 +66,11 @@ static struct image *errand_image(const struct lab *l, unsigned cpus)
 	image = lab_snapshot(vm);
 	vm_destroy(vm);
 	return image;
+}
+
+static struct image *errand_image(const struct lab *l, unsigned cpus)
+{
+	return errand_image_of(l, cpus, false);
 }
 
 /* Handed over by a guest. */
@@ -150,9 +157,29 @@ struct look {
 	struct kvm_vcpu_events events;
 	struct kvm_mp_state mp;
 	struct kvm_xcrs xcrs;
+	struct kvm_lapic_state lapic;
 	uint8_t xsave[16384];
 	struct msrs msrs;
 };
+
+/* Of a VM with KVM's interrupt controllers. */
+struct controllers {
+	struct kvm_irqchip chip[3];
+	struct kvm_pit_state2 pit;
+};
+
+static void look_at_controllers(const struct vm *vm, struct controllers *out)
+{
+	memset(out, 0, sizeof(*out));
+	for (uint32_t i = 0; i < 3; i++) {
+		out->chip[i].chip_id = i;
+		cr_assert_eq(kvm_ioctl(vm->fd, KVM_GET_IRQCHIP, &out->chip[i]), 0);
+	}
+	cr_assert_eq(kvm_ioctl(vm->fd, KVM_GET_PIT2, &out->pit), 0);
+	/* Host time. */
+	for (unsigned i = 0; i < 3; i++)
+		out->pit.channels[i].count_load_time = 0;
+}
 
 /* TSC and its deadline go on. Hyper-V's registers are not offered: no guest can reach them. */
 static bool is_left_out(uint32_t msr)
@@ -196,6 +223,8 @@ static void look_at(const struct vm *vm, unsigned cpu, struct look *out)
 	cr_assert_eq(kvm_ioctl(fd, KVM_GET_MP_STATE, &out->mp), 0);
 	if (kvm->caps.xcrs)
 		cr_assert_eq(kvm_ioctl(fd, KVM_GET_XCRS, &out->xcrs), 0);
+	if (vm->irqchip)
+		cr_assert_eq(kvm_ioctl(fd, KVM_GET_LAPIC, &out->lapic), 0);
 	cr_assert_eq(
 		kvm_ioctl_ptr(fd, kvm->caps.xsave2 ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, out->xsave),
 		0);
@@ -218,6 +247,9 @@ static void same_vcpu(const struct vm *fresh, const struct vm *used, unsigned cp
 	SAME("events", events);
 	SAME("run state", mp);
 	SAME("XCR0", xcrs);
+	for (size_t i = 0; i < sizeof(a->lapic.regs); i++)
+		cr_assert_eq(a->lapic.regs[i], b->lapic.regs[i], "vCPU %u: local APIC, byte %#zx",
+		             cpu, i);
 	for (size_t i = 0; i < sizeof(a->xsave); i++)
 		cr_assert_eq(a->xsave[i], b->xsave[i], "vCPU %u: vector byte %zu", cpu, i);
 	for (uint32_t i = 0; i < a->msrs.count; i++)
@@ -230,6 +262,18 @@ static void same_vcpu(const struct vm *fresh, const struct vm *used, unsigned cp
 	cr_assert_eq(used->power.ended[cpu], -1);
 	free(a);
 	free(b);
+}
+
+static void same_controllers(const struct vm *fresh, const struct vm *used)
+{
+	struct controllers a, b;
+
+	look_at_controllers(fresh, &a);
+	look_at_controllers(used, &b);
+	for (unsigned i = 0; i < 3; i++)
+		cr_assert_eq(memcmp(&a.chip[i], &b.chip[i], sizeof(a.chip[i])), 0, "controller %u",
+		             i);
+	cr_assert_eq(memcmp(&a.pit, &b.pit, sizeof(a.pit)), 0, "timer");
 }
 
 static void same_devices(struct vm *fresh, struct vm *used)
@@ -251,17 +295,22 @@ static void same_devices(struct vm *fresh, struct vm *used)
 	cr_assert_eq(fresh->power.line, used->power.line);
 	cr_assert_eq(fresh->open.gpa, used->open.gpa);
 	cr_assert_eq(vm_number(fresh), vm_number(used));
-	cr_assert(!used->arg || (fresh->arg && strcmp(fresh->arg, used->arg) == 0));
+	cr_assert_eq(!fresh->arg, !used->arg);
+	cr_assert(!fresh->arg || strcmp(fresh->arg, used->arg) == 0);
+	if (fresh->irqchip)
+		same_controllers(fresh, used);
 	vm_exits(used, &exits);
 	cr_assert_eq(exits.mmio + exits.io + exits.interrupted + exits.other, 0);
 	cr_assert(!used->kicked && !used->nomem);
+	cr_assert_eq(space_limit(vm_space(fresh)), space_limit(vm_space(used)));
 	cr_assert_eq(used->console.bytes, 0);
 }
 
-/* Every page; all but the two random fields of the answer to READY. */
+/* Every page; all but the two random fields of the answer to READY, and the generation id. */
 static void same_memory(struct vm *fresh, struct vm *used)
 {
 	const uint64_t mask = SCRIPT_REQUEST + offsetof(struct abi_request, generation);
+	const uint64_t generation = arch_info.generation.v;
 	uint8_t a[PAGE], b[PAGE];
 
 	for (uint64_t at = 0; at < SCRIPT_RAM; at += PAGE) {
@@ -270,6 +319,10 @@ static void same_memory(struct vm *fresh, struct vm *used)
 		if (at == SCRIPT_REQUEST) {
 			memset(a + mask - at, 0, 8 + ABI_ENTROPY);
 			memset(b + mask - at, 0, 8 + ABI_ENTROPY);
+		}
+		if (fresh->irqchip && at == generation - generation % PAGE) {
+			memset(a + generation % PAGE, 0, 16);
+			memset(b + generation % PAGE, 0, 16);
 		}
 		cr_assert_eq(memcmp(a, b, PAGE), 0, "page at %#lx", at);
 	}
@@ -307,6 +360,21 @@ static void spoil_msrs(const struct kvm *kvm, int fd)
 	free(m);
 }
 
+/* A task priority, a logical address, a masked timer with a count. */
+static void spoil_lapic(int fd)
+{
+	static const struct {
+		unsigned at;
+		uint32_t value;
+	} regs[] = {{0x80, 0x20}, {0xd0, 0x5000000}, {0x320, 0x10077}, {0x3e0, 0xb}};
+	struct kvm_lapic_state lapic;
+
+	cr_assert_eq(kvm_ioctl(fd, KVM_GET_LAPIC, &lapic), 0);
+	for (size_t i = 0; i < sizeof(regs) / sizeof(regs[0]); i++)
+		memcpy(lapic.regs + regs[i].at, &regs[i].value, sizeof(regs[i].value));
+	cr_assert_eq(kvm_ioctl(fd, KVM_SET_LAPIC, &lapic), 0);
+}
+
 static void spoil_vcpu(const struct vm *vm, unsigned cpu)
 {
 	const struct kvm_mp_state halted = {KVM_MP_STATE_HALTED};
@@ -341,6 +409,27 @@ static void spoil_vcpu(const struct vm *vm, unsigned cpu)
 	cr_assert_eq(kvm_ioctl(fd, KVM_SET_VCPU_EVENTS, &events), 0);
 	(void)kvm_ioctl(fd, KVM_SET_MP_STATE, (struct kvm_mp_state *)(uintptr_t)&halted);
 	vm->vcpus[cpu].halted = true;
+	if (vm->irqchip)
+		spoil_lapic(fd);
+}
+
+/* Pins masked or not, priorities, a counter that runs. */
+static void spoil_controllers(const struct vm *vm)
+{
+	struct controllers c;
+
+	look_at_controllers(vm, &c);
+	for (unsigned i = 0; i < 2; i++)
+		c.chip[i].chip.pic.imr ^= 0x5a;
+	for (unsigned i = 0; i < KVM_IOAPIC_NUM_PINS; i++)
+		c.chip[2].chip.ioapic.redirtbl[i].bits ^= 0x10000 | (0x30 + i);
+	c.chip[2].chip.ioapic.ioregsel = 0x11;
+	for (unsigned i = 0; i < 3; i++)
+		cr_assert_eq(kvm_ioctl(vm->fd, KVM_SET_IRQCHIP, &c.chip[i]), 0);
+	c.pit.channels[2].count = 0x1234;
+	c.pit.channels[2].mode = 3;
+	c.pit.channels[2].gate = 1;
+	cr_assert_eq(kvm_ioctl(vm->fd, KVM_SET_PIT2, &c.pit), 0);
 }
 
 /* Everything about a stopped VM that its last clone, or its owner, could have left changed. */
@@ -363,14 +452,17 @@ static void spoil(struct vm *vm, uint64_t *seed)
 
 		cr_assert_eq(space_write(vm_space(vm), at, junk, sizeof(junk)), 0);
 	}
+	if (vm->irqchip)
+		spoil_controllers(vm);
 	serial_restore(&vm->serial, &serial);
 	cr_assert_gt(vm_input(vm, junk, sizeof(junk)), 0);
 	power_restore(&vm->power, &power);
 	vm_set_input(vm, junk, sizeof(junk));
 	vm->open = (struct open_request){0x4000, true};
+	space_resume(vm_space(vm), space_limit(vm_space(vm)) / 2);
 }
 
-static void bit_for_bit(unsigned cpus, enum fault_choice faults)
+static void bit_for_bit(unsigned cpus, bool irqchip, enum fault_choice faults)
 {
 	/* Each page that is copied stops all other vCPUs for a moment: an emulator's is long. */
 	const struct step busy[] = {
@@ -391,7 +483,7 @@ static void bit_for_bit(unsigned cpus, enum fault_choice faults)
 	struct lab l;
 
 	lab_open(&l, POOL);
-	image = errand_image(&l, cpus);
+	image = errand_image_of(&l, cpus, irqchip);
 	for (unsigned round = 0; round < pace_rounds(6, 3); round++) {
 		struct vm *fresh, *used;
 		struct vm_error err;
@@ -426,12 +518,17 @@ static void bit_for_bit(unsigned cpus, enum fault_choice faults)
 
 TEST_BOTH_PATHS(shell, bit_for_bit)
 {
-	bit_for_bit(1, faults);
+	bit_for_bit(1, false, faults);
 }
 
 TEST_BOTH_PATHS(shell, bit_for_bit_of_three)
 {
-	bit_for_bit(3, faults);
+	bit_for_bit(3, false, faults);
+}
+
+TEST_BOTH_PATHS(shell, bit_for_bit_with_controllers)
+{
+	bit_for_bit(2, true, faults);
 }
 
 /* ---- whose VM is used again ---- */
@@ -502,6 +599,63 @@ Test(shell, ends)
 	/* Never run at all. */
 	shells_give(s, take(s, &c), VM_READY);
 	expect_stats(s, 4, 0, 3, 1);
+	shells_destroy(s);
+	image_put(image);
+	lab_close(&l);
+}
+
+/* A kick that comes when nobody has the VM, or between a reset and the run after it. */
+Test(shell, late_kicks)
+{
+	struct shells *s = store(1);
+	struct vm_error err;
+	struct vm_config c;
+	struct image *image;
+	struct vm *vm;
+	struct lab l;
+
+	lab_open(&l, POOL);
+	image = errand_image(&l, 1);
+	c = clone_config(&l, image, 1, FAULTS_AUTO, NULL);
+	vm = take(s, &c);
+	shells_give(s, vm, VM_READY);
+	vm_kick(vm);
+	vm = take(s, &c);
+	lab_expect(vm, VM_EXITED, 7);
+	shells_give(s, vm, VM_EXITED);
+	expect_stats(s, 2, 0, 1, 1);
+	vm = take(s, &c);
+	vm_kick(vm);
+	cr_assert_eq(vm_reset(vm, 1, NULL, &err), 0);
+	lab_expect(vm, VM_EXITED, 7);
+	/* Another one may be under way. */
+	shells_give(s, vm, VM_EXITED);
+	expect_stats(s, 2, 1, 2, 0);
+	shells_destroy(s);
+	image_put(image);
+	lab_close(&l);
+}
+
+/* What no VM takes throws none away. */
+Test(shell, an_argument_too_long)
+{
+	static char arg[ABI_ARGS_MAX + 1];
+	struct shells *s = store(2);
+	struct vm_error err;
+	struct vm_config c;
+	struct image *image;
+	struct vm *vm;
+	struct lab l;
+
+	lab_open(&l, POOL);
+	image = errand_image(&l, 1);
+	c = clone_config(&l, image, 1, FAULTS_AUTO, NULL);
+	cr_assert_eq(shells_prepare(s, &c, 2, &err), 0);
+	memset(arg, 'a', ABI_ARGS_MAX);
+	c.arg = arg;
+	cr_assert_eq(shells_take(s, &c, &vm, &err), -EINVAL);
+	cr_assert_not_null(strstr(err.text, "argument longer than"), "%s", err.text);
+	expect_stats(s, 2, 0, 0, 2);
 	shells_destroy(s);
 	image_put(image);
 	lab_close(&l);
