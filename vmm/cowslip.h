@@ -8,9 +8,10 @@
  *     shell.h      virtual machines that are used again, reset, for the next clone
  *     family.h     a virtual machine and whatever it forks
  *     snapshot.h   images as files
+ *     pack.h       images compressed for transport
  *     engine.h     many clones, in worker processes
  *
- * Link with -lcowslip -lmm -lxxhash -pthread. A minimal embedder: kvm_open(), pool_create(),
+ * Link with -lcowslip -lmm -lxxhash -lzstd -pthread. A minimal embedder: kvm_open(), pool_create(),
  * vm_create(), vm_boot_elf(), vm_run() until it returns an ending event, vm_destroy(), pool_put(),
  * kvm_close().
  */
@@ -23,6 +24,7 @@
 #include "vmm/engine.h"
 #include "vmm/family.h"
 #include "vmm/kvm.h"
+#include "vmm/pack.h"
 #include "vmm/shell.h"
 #include "vmm/snapshot.h"
 #include "vmm/version.h"

@@ -218,8 +218,8 @@ int vm_protect(struct vm *vm, struct gpa_range range, enum protection p, struct 
 
 /*
  * vm_reset() for another clone, of whom the last one leaves nothing: its number, argument, console
- * and mailbox are those of `c`, what was typed for the last one and its counters are gone, its limit
- * is what it was when the VM was made. The rest of `c` is what that was made with. Return: as
+ * and mailbox are those of `c`, what was typed for the last one and its counters are gone, its
+ * limit is what it was when the VM was made. The rest of `c` is what that was made with. Return: as
  * vm_reset().
  */
 int vm_reuse(struct vm *vm, const struct vm_config *c, struct vm_error *err);

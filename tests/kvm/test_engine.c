@@ -214,7 +214,7 @@ static enum clone_ready wait_for_first(void *ctx, struct vm *vm, struct vm_error
 	return CLONE_GOES_ON;
 }
 
-/* Behind it is room for the last ones: the other worker, full and done, is no reason for a third. */
+/* Behind it is room for the last ones: that the other worker is full makes no third one. */
 Test(engine, held_clones_wait_for_room)
 {
 	struct image *image = guest_image("memwalk", "size=64K ready=2", 16 * MIB, VM_READY);
