@@ -577,14 +577,13 @@ Test(pack, contents_made_to_mislead)
 	try_forgery(f, "nothing but zeros");
 	/* The image without what it lies in. */
 	f = fresh_forgery();
-	f->stream.at += f->table.header.stream_size - pack_entry_bytes(&f->table.entry[1]);
 	f->stream.size = pack_entry_bytes(&f->table.entry[1]);
+	memmove(f->stream.at, f->stream.at + pack_entry_bytes(&f->table.entry[0]), f->stream.size);
 	f->table.entry[0] = f->table.entry[1];
 	f->table.header.file_count = 1;
 	f->table.header.header_size = pack_table_size(&f->table);
 	f->table.header.stream_size = f->stream.size;
-	put_together(f, st_path("bad.pack"));
-	expect_refused(unpack("bad.pack", "c.cow"), -EBADMSG, "which is not packed with it", 0);
+	try_forgery(f, "which is not packed with it");
 }
 
 /* ---- failures ---- */
