@@ -142,8 +142,8 @@ static void same_controllers(const struct vm *fresh, const struct vm *used)
 	look_at_controllers(fresh, &a);
 	look_at_controllers(used, &b);
 	for (unsigned i = 0; i < 3; i++)
-		cr_assert_eq(memcmp(&a.chip[i], &b.chip[i], sizeof(a.chip[i])), 0, "controller %u",
-		             i);
+		cr_assert_arr_eq(a.chip[i].chip.dummy, b.chip[i].chip.dummy,
+		                 sizeof(a.chip[i].chip.dummy), "controller %u", i);
 	cr_assert_eq(memcmp(&a.pit, &b.pit, sizeof(a.pit)), 0, "timer");
 }
 
