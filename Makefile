@@ -56,7 +56,7 @@ BENCH_SRCS := $(BENCH_LIB_SRCS) $(BENCH_CLI_SRCS)
 # Linked into every guest program; guest/<program>.c are the programs.
 GUEST_SRCS_x86_64 := guest/x86_64/start.S guest/x86_64/isa.c
 GUEST_SRCS := guest/runtime.c $(GUEST_SRCS_$(ARCH))
-GUEST_PROGRAMS := counter crash forktree giveback hello memwalk parse poke smp
+GUEST_PROGRAMS := counter crash forktree giveback hello memwalk parse poke smp stamp
 GUEST_LD := guest/$(ARCH)/guest.ld
 # What one program is made of beside its own file.
 MEMWALK_SRCS := $(addprefix guest/, contents.c order.c plan.c)
