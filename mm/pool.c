@@ -254,6 +254,38 @@ static int advise_block(struct pool *p, frame_t f, int advice)
 	return madvise(pool_frame_ptr(p, f), MM_BLOCK_SIZE, advice) < 0 ? -errno : 0;
 }
 
+/* Pages of [at, at + size) that are in memory; 0 when the kernel won't say. */
+static uint64_t resident_bytes(void *at, size_t size)
+{
+	enum { CHUNK = 1 << 14 };
+	unsigned char vec[CHUNK];
+	uint64_t pages = 0;
+
+	for (size_t done = 0; done < size; done += (size_t)CHUNK << MM_PAGE_SHIFT) {
+		size_t left = (size - done + MM_PAGE_SIZE - 1) >> MM_PAGE_SHIFT;
+		size_t n = left < CHUNK ? left : CHUNK;
+
+		if (mincore((uint8_t *)at + done, n << MM_PAGE_SHIFT, vec) < 0)
+			return 0;
+		for (size_t i = 0; i < n; i++)
+			pages += vec[i] & 1u;
+	}
+	return pages << MM_PAGE_SHIFT;
+}
+
+/*
+ * Bring a page of the block in; it may be all of it. Return: whether it was: then there is nothing
+ * to collapse, and asking would wait until every CPU has flushed its lists.
+ */
+static bool touch_block(struct pool *p, frame_t f)
+{
+	uint8_t *at = pool_frame_ptr(p, f);
+	bool empty = p->huge && resident_bytes(at, MM_BLOCK_SIZE) == 0;
+
+	(void)*(volatile uint8_t *)at;
+	return empty && resident_bytes(at, MM_BLOCK_SIZE) == MM_BLOCK_SIZE;
+}
+
 int pool_collapse(struct pool *p, frame_t f)
 {
 	uint8_t *at = pool_frame_ptr(p, f);
@@ -263,9 +295,8 @@ int pool_collapse(struct pool *p, frame_t f)
 	r = advise_block(p, f, MADV_HUGEPAGE);
 	if (r)
 		return r;
-	/* An empty range has nothing to collapse (EINVAL): bring a page in; it may be all of it. */
-	(void)*(volatile uint8_t *)at;
-	r = -EAGAIN;
+	/* An empty range has nothing to collapse (EINVAL). */
+	r = touch_block(p, f) ? 0 : -EAGAIN;
 	for (int i = 0; i < COLLAPSE_TRIES && r == -EAGAIN; i++)
 		r = madvise(at, MM_BLOCK_SIZE, MADV_COLLAPSE) < 0 ? -errno : 0;
 	(void)advise_block(p, f, MADV_NOHUGEPAGE);
@@ -292,25 +323,6 @@ void pool_zero(struct pool *p, frame_t f, uint64_t frames)
 
 	if (punch(p, f, bytes))
 		memset(pool_frame_ptr(p, f), 0, bytes);
-}
-
-/* Pages of [at, at + size) that are in memory; 0 when the kernel won't say. */
-static uint64_t resident_bytes(void *at, size_t size)
-{
-	enum { CHUNK = 1 << 14 };
-	unsigned char vec[CHUNK];
-	uint64_t pages = 0;
-
-	for (size_t done = 0; done < size; done += (size_t)CHUNK << MM_PAGE_SHIFT) {
-		size_t left = (size - done + MM_PAGE_SIZE - 1) >> MM_PAGE_SHIFT;
-		size_t n = left < CHUNK ? left : CHUNK;
-
-		if (mincore((uint8_t *)at + done, n << MM_PAGE_SHIFT, vec) < 0)
-			return 0;
-		for (size_t i = 0; i < n; i++)
-			pages += vec[i] & 1u;
-	}
-	return pages << MM_PAGE_SHIFT;
 }
 
 uint64_t pool_free_frames(struct pool *p)
