@@ -12,12 +12,16 @@
  * A block with so many private pages that clones would pay for the scraps (each run of pages is two
  * more mappings in every clone) is copied whole first and so becomes OWNED.
  *
+ * What is copied is copied while the guest stands still. Of one that runs, frames to copy to can be
+ * had beforehand (spares), and blocks copied a few at a time; both only make the stop shorter.
+ *
  * Prepare (scan, copy, build the image) may fail and leaves everything as it was. Commit first
  * remaps OWNED blocks, the only step of it that can fail, and undoes that by the
  * same calls the other way round, which need no mapping more than there are. Then
  * the new image is in place; packed pages are remapped last and at leisure: one
  * that the host refuses stays private, with the same bytes.
  */
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,6 +38,10 @@
  * put memory behind them, in the image; but each such hole is a mapping more in every clone.
  */
 #define HOLE_BLOCKS 8u
+
+/* What is brought in ahead of a publish at a time. */
+#define AHEAD_BLOCKS 32u
+#define AHEAD_PACKS  32u
 
 struct extents {
 	struct extent *e;
@@ -92,33 +100,97 @@ static struct gpa_range range_clip(struct gpa_range r, struct gpa_range in)
 	return (struct gpa_range){{start}, end > start ? end - start : 0};
 }
 
+/* From *run on, to the first that ends above `end`. */
+static void skip_runs(const struct space *s, const struct plan *p, uint64_t end, size_t *run)
+{
+	while (*run < p->private.count && gpa_range_end(run_range(s, &p->private.run[*run])) <= end)
+		++*run;
+}
+
+/* Private pages but for those of blocks that have become OWNED since they were found. */
+static uint64_t count_to_pack(const struct space *s, const struct plan *p)
+{
+	uint64_t pages = 0;
+
+	for (size_t i = 0; i < p->private.count; i++) {
+		struct gpa_range all = run_range(s, &p->private.run[i]), part;
+
+		for (; all.size > 0; all.start.v += part.size, all.size -= part.size) {
+			size_t index = block_index(s, all.start);
+
+			part = range_clip(all,
+			                  (struct gpa_range){block_gpa(s, index), MM_BLOCK_SIZE});
+			if (s->blocks[index].state != BLOCK_OWNED)
+				pages += part.size >> MM_PAGE_SHIFT;
+		}
+	}
+	return pages;
+}
+
 /* ---- whole blocks ---- */
 
 /*
- * Put what the block holds into `to`: the image's bytes, then the private pages over them.
+ * What the image has of [at, end) into `to`, zero memory; what has no memory behind it gets none.
+ * Return: 0 or -errno of reading the store.
+ */
+static int copy_image(const struct space *s, uint64_t at, uint64_t end, uint8_t *to)
+{
+	uint64_t from = at;
+	struct image_piece piece;
+
+	while (at < end && image_next(s, &at, end, &piece)) {
+		int r = store_read(piece.store, piece.frame, piece.pages,
+		                   to + (piece.gpa.v - from));
+
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/*
+ * Put what the block holds into `to`: private pages, and the image's bytes in between.
  * Return: 0 or -errno of reading the store.
  */
 static int copy_block(struct space *s, struct gpa_range ram, const struct plan *p, size_t run,
                       uint8_t *to)
 {
 	uint64_t at = ram.start.v;
-	struct image_piece piece;
 
-	while (image_next(s, &at, gpa_range_end(ram), &piece)) {
-		int r = store_read(piece.store, piece.frame, piece.pages,
-		                   to + (piece.gpa.v - ram.start.v));
+	for (; run < p->private.count; run++) {
+		struct gpa_range part = range_clip(run_range(s, &p->private.run[run]), ram);
+		int r;
 
+		if (part.size == 0)
+			break;
+		r = copy_image(s, at, part.start.v, to + (at - ram.start.v));
 		if (r)
 			return r;
+		memcpy(to + (part.start.v - ram.start.v), window_ptr(s, part.start), part.size);
+		at = gpa_range_end(part);
 	}
-	for (; run < p->private.count; run++) {
-		struct gpa_range r = range_clip(run_range(s, &p->private.run[run]), ram);
+	return copy_image(s, at, gpa_range_end(ram), to + (at - ram.start.v));
+}
 
-		if (r.size == 0)
-			break;
-		memcpy(to + (r.start.v - ram.start.v), window_ptr(s, r.start), r.size);
+/* Frames for block `b`: those that were brought in for it, or any. Return: as alloc_reserve(). */
+static int block_frames(struct space *s, const struct block *b, struct spare *out)
+{
+	int r;
+
+	if (s->owned_frames + MM_BLOCK_PAGES > s->limit_frames)
+		return -ENOMEM;
+	for (size_t i = 0; i < s->spare.blocks; i++) {
+		if (s->spare.block[i].index != block_of(s, b))
+			continue;
+		*out = s->spare.block[i];
+		s->spare.block[i] = s->spare.block[--s->spare.blocks];
+		return 0;
 	}
-	return 0;
+	r = alloc_reserve(s, b, &out->frame);
+	/* Most of it will be written. */
+	if (r == 0)
+		out->huge = pool_collapse(s->pool, out->frame) == 0;
+	return r;
 }
 
 /*
@@ -128,23 +200,20 @@ static int copy_block(struct space *s, struct gpa_range ram, const struct plan *
 static int own_block(struct space *s, struct block *b, const struct plan *p, size_t run)
 {
 	struct gpa_range ram = block_range(s, block_of(s, b));
-	frame_t f;
-	bool huge;
-	int r = alloc_reserve(s, b, &f);
+	struct spare to;
+	int r = block_frames(s, b, &to);
 
 	if (r)
 		return r;
-	/* Most of it will be written. */
-	huge = pool_collapse(s->pool, f) == 0;
-	r = copy_block(s, ram, p, run, pool_frame_ptr(s->pool, f));
+	r = copy_block(s, ram, p, run, pool_frame_ptr(s->pool, to.frame));
 	if (r == 0)
-		r = window_map_owned(s, ram, f, huge);
+		r = window_map_owned(s, ram, to.frame, to.huge);
 	if (r) {
-		pool_unref(s->pool, f);
+		pool_unref(s->pool, to.frame);
 		return r;
 	}
-	alloc_commit(s, b, f);
-	b->huge = huge;
+	alloc_commit(s, b, to.frame);
+	b->huge = to.huge;
 	return 0;
 }
 
@@ -168,43 +237,79 @@ static bool is_scrappy(const struct space *s, const struct plan *p, struct gpa_r
 }
 
 /*
- * A block for which there are no frames is left to be packed: a whole block must not take those
- * that the private pages of all others need. Return: true when a block has become OWNED.
+ * The next SHARED block from *at on that would rather be copied whole, and the first private run
+ * that ends in it or above. Start with both 0. Return: NULL when there is none left.
  */
-static bool own_scrappy_blocks(struct space *s, const struct plan *p)
+static struct block *next_scrappy(struct space *s, const struct plan *p, size_t *at, size_t *run)
 {
-	uint64_t need = MM_BLOCK_PAGES + page_runs_pages(&p->private);
-	bool owned = false;
-	size_t run = 0;
+	for (; *at < s->block_count; ++*at) {
+		struct block *b = &s->blocks[*at];
+		struct gpa_range ram = block_range(s, *at);
 
-	for (size_t i = 0; i < s->block_count; i++) {
-		struct block *b = &s->blocks[i];
-		struct gpa_range ram = block_range(s, i);
-
-		while (run < p->private.count &&
-		       gpa_range_end(run_range(s, &p->private.run[run])) <= ram.start.v)
-			run++;
+		skip_runs(s, p, ram.start.v, run);
 		if (b->state == BLOCK_SHARED && !b->partial && ram.size > 0 &&
-		    guard_is_rw(s, ram.start.v, gpa_range_end(ram)) && is_scrappy(s, p, ram, run) &&
-		    pool_free_frames(s->pool) >= need)
-			owned |= own_block(s, b, p, run) == 0;
+		    guard_is_rw(s, ram.start.v, gpa_range_end(ram)) &&
+		    is_scrappy(s, p, ram, *run)) {
+			++*at;
+			return b;
+		}
 	}
+	return NULL;
+}
+
+/* A whole block must not take the frames that the private pages of all others need. */
+static bool room_for_block(const struct space *s, const struct plan *p)
+{
+	return pool_free_frames(s->pool) >= MM_BLOCK_PAGES + page_runs_pages(&p->private);
+}
+
+/*
+ * At most `most` of them. One for which there are no frames is left to be packed. Return: how many
+ * have become OWNED.
+ */
+static unsigned own_scrappy_blocks(struct space *s, const struct plan *p, unsigned most)
+{
+	size_t at = 0, run = 0;
+	unsigned owned = 0;
+	struct block *b;
+
+	while (owned < most && (b = next_scrappy(s, p, &at, &run)))
+		if (room_for_block(s, p))
+			owned += own_block(s, b, p, run) == 0;
 	return owned;
 }
 
 /* ---- packing ---- */
 
+/* The largest order that `pages` fill, at most a block's. */
+static unsigned pack_order(uint64_t pages)
+{
+	unsigned order = 0;
+
+	while (order < MM_BLOCK_ORDER && (UINT64_C(2) << order) <= pages)
+		order++;
+	return order;
+}
+
+/* Of that order, or a smaller one where the pool is too scattered. Return: 0 or -ENOMEM. */
+static int alloc_pack(struct space *s, unsigned *order, frame_t *out)
+{
+	int r;
+
+	while ((r = pool_alloc(s->pool, *order, FRAME_NONE, out)) == -ENOMEM && *order > 0)
+		--*order;
+	return r;
+}
+
 /*
- * A fresh block for what is left to pack, at most 2 MiB and never more than is needed; smaller
- * where the pool is too scattered for that.
+ * A fresh block for what is left to pack, at most 2 MiB and never more than is needed; one that was
+ * brought in for this, if there is.
  */
 static int new_pack(struct space *s, struct plan *p)
 {
-	unsigned order = 0;
-	int r;
+	unsigned order = pack_order(p->to_pack);
+	int r = 0;
 
-	while (order < MM_BLOCK_ORDER && (UINT64_C(2) << order) <= p->to_pack)
-		order++;
 	if (p->pack_count == p->pack_room) {
 		size_t room = p->pack_room ? 2 * p->pack_room : 16;
 		frame_t *more = realloc(p->packs, room * sizeof(*more));
@@ -214,8 +319,12 @@ static int new_pack(struct space *s, struct plan *p)
 		p->packs = more;
 		p->pack_room = room;
 	}
-	while ((r = pool_alloc(s->pool, order, FRAME_NONE, &p->next)) == -ENOMEM && order > 0)
-		order--;
+	if (s->spare.packs > 0) {
+		p->next = s->spare.pack[--s->spare.packs].frame;
+		order = s->spare.pack[s->spare.packs].order;
+	} else {
+		r = alloc_pack(s, &order, &p->next);
+	}
 	if (r)
 		return r;
 	p->packs[p->pack_count++] = p->next;
@@ -331,13 +440,15 @@ static int plan_extents(struct space *s, struct plan *p)
 
 		if (ram.size == 0)
 			continue;
-		if (b->state == BLOCK_OWNED)
+		if (b->state == BLOCK_OWNED) {
+			skip_runs(s, p, gpa_range_end(ram), &run);
 			r = add_extent(&p->image,
 			               (struct extent){ram.start,
 			                               (uint32_t)(ram.size >> MM_PAGE_SHIFT),
 			                               b->frame, pool_store(s->pool)});
-		else
+		} else {
 			r = merge_block(s, p, ram, &run);
+		}
 		if (r)
 			return r;
 	}
@@ -354,14 +465,8 @@ static int prepare(struct space *s, struct plan *p)
 	r = space_changed_runs(s, &p->private, &kept);
 	if (r)
 		return r;
-	if (own_scrappy_blocks(s, p)) {
-		/* Blocks that became OWNED leave the list. */
-		p->private.count = 0;
-		r = space_changed_runs(s, &p->private, &kept);
-		if (r)
-			return r;
-	}
-	p->to_pack = page_runs_pages(&p->private);
+	(void)own_scrappy_blocks(s, p, UINT_MAX);
+	p->to_pack = count_to_pack(s, p);
 	return plan_extents(s, p);
 }
 
@@ -449,6 +554,150 @@ int space_publish(struct space *s, const void *state, size_t state_size, struct 
 	*out = image;
 done:
 	plan_fini(s, &p);
+	publish_drop_spares(s);
 	lock_drop(&s->lock);
+	return r;
+}
+
+/* ---- ahead of it, while the guest runs ---- */
+
+static void drop_list(struct space *s, struct spare **list, size_t *count)
+{
+	while (*count > 0)
+		pool_unref(s->pool, (*list)[--*count].frame);
+	free(*list);
+	*list = NULL;
+}
+
+void publish_drop_spares(struct space *s)
+{
+	drop_list(s, &s->spare.block, &s->spare.blocks);
+	drop_list(s, &s->spare.pack, &s->spare.packs);
+}
+
+static bool has_spare(const struct space *s, size_t index)
+{
+	for (size_t i = 0; i < s->spare.blocks; i++)
+		if (s->spare.block[i].index == index)
+			return true;
+	return false;
+}
+
+/* What space_publish_ahead() takes in one go. */
+struct ahead {
+	struct spare block[AHEAD_BLOCKS], pack[AHEAD_PACKS];
+	size_t blocks, packs;
+};
+
+/* Frames for blocks that have none yet. Lock held. Return: how many blocks are wanted whole. */
+static unsigned reserve_blocks(struct space *s, const struct plan *p, struct ahead *a)
+{
+	size_t at = 0, run = 0;
+	unsigned count = 0;
+	struct block *b;
+
+	while ((b = next_scrappy(s, p, &at, &run))) {
+		struct spare *to = &a->block[a->blocks];
+
+		count++;
+		if (a->blocks == AHEAD_BLOCKS || s->spare.blocks + a->blocks >= AHEAD_BLOCKS ||
+		    has_spare(s, block_of(s, b)) || !room_for_block(s, p) ||
+		    alloc_reserve(s, b, &to->frame))
+			continue;
+		to->index = block_of(s, b);
+		a->blocks++;
+	}
+	return count;
+}
+
+/* Frames for the rest. Lock held. */
+static void reserve_packs(struct space *s, const struct plan *p, unsigned whole, struct ahead *a)
+{
+	uint64_t pages = page_runs_pages(&p->private), in_blocks = whole * (uint64_t)MM_BLOCK_PAGES;
+	uint64_t left = pages > in_blocks ? pages - in_blocks : 0;
+
+	for (size_t i = 0; i < s->spare.packs; i++)
+		left -= min_u64(left, UINT64_C(1) << s->spare.pack[i].order);
+	while (left > 0 && s->spare.packs + a->packs < AHEAD_PACKS && room_for_block(s, p)) {
+		struct spare *to = &a->pack[a->packs];
+
+		to->order = pack_order(left);
+		if (alloc_pack(s, &to->order, &to->frame))
+			break;
+		left -= UINT64_C(1) << to->order;
+		a->packs++;
+	}
+}
+
+/* Memory behind what nobody else knows yet. No lock. What the host refuses comes in later. */
+static void bring_in(struct space *s, struct ahead *a)
+{
+	for (size_t i = 0; i < a->blocks; i++) {
+		struct spare *b = &a->block[i];
+
+		b->huge = pool_collapse(s->pool, b->frame) == 0;
+		/* A collapse leaves it unmapped. */
+		*(volatile uint8_t *)pool_frame_ptr(s->pool, b->frame) = 0;
+	}
+	for (size_t i = 0; i < a->packs; i++)
+		(void)pool_fill(s->pool, a->pack[i].frame, UINT32_C(1) << a->pack[i].order);
+}
+
+/* Lock held. What does not find room, or is there by now, is given back. */
+static void add_spares(struct space *s, struct spare **list, size_t *count, size_t room,
+                       const struct spare *more, size_t n)
+{
+	if (!*list)
+		*list = calloc(room, sizeof(**list));
+	for (size_t i = 0; i < n; i++) {
+		bool twice = list == &s->spare.block && has_spare(s, more[i].index);
+
+		if (*list && *count < room && !twice)
+			(*list)[(*count)++] = more[i];
+		else
+			pool_unref(s->pool, more[i].frame);
+	}
+}
+
+int space_publish_ahead(struct space *s)
+{
+	struct plan p = {0};
+	struct ahead a = {0};
+	unsigned whole = 0;
+	uint64_t kept;
+	int r;
+
+	if (s->linear)
+		return -ENOTSUP;
+	lock_take(&s->lock);
+	r = space_changed_runs(s, &p.private, &kept);
+	if (r == 0) {
+		whole = reserve_blocks(s, &p, &a);
+		reserve_packs(s, &p, whole, &a);
+	}
+	lock_drop(&s->lock);
+	bring_in(s, &a);
+	lock_take(&s->lock);
+	add_spares(s, &s->spare.block, &s->spare.blocks, AHEAD_BLOCKS, a.block, a.blocks);
+	add_spares(s, &s->spare.pack, &s->spare.packs, AHEAD_PACKS, a.pack, a.packs);
+	lock_drop(&s->lock);
+	plan_fini(s, &p);
+	return r ? r : (int)whole;
+}
+
+int space_copy_ahead(struct space *s, unsigned most)
+{
+	struct plan p = {0};
+	uint64_t kept;
+	int r;
+
+	if (s->linear)
+		return -ENOTSUP;
+	lock_take(&s->lock);
+	r = s->holds ? -EBUSY : space_changed_runs(s, &p.private, &kept);
+	if (r == 0)
+		(void)own_scrappy_blocks(s, &p, most);
+	lock_drop(&s->lock);
+	plan_fini(s, &p);
 	return r;
 }

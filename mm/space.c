@@ -363,6 +363,7 @@ void space_destroy(struct space *s)
 			pool_unref(s->pool, s->blocks[i].frame);
 	if (s->blocks)
 		munmap(s->blocks, blocks_bytes(s));
+	publish_drop_spares(s);
 	page_runs_fini(&s->kept);
 	gpa_map_fini(&s->cut);
 	gpa_map_fini(&s->guard);

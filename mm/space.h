@@ -201,6 +201,21 @@ void space_release(struct hold *h);
 int space_publish(struct space *s, const void *state, size_t state_size, struct image **out);
 
 /*
+ * Get ready for space_publish() while the guest runs: look what it would have to copy by now, and
+ * bring in frames for that, which are kept until the next one. Makes it shorter; it needs none.
+ * Return: how many blocks are mostly private copies and would be copied whole; -ENOTSUP when the
+ * memory is the embedder's; -ENOMEM (host memory), -errno of reading pagemap: nothing changed.
+ */
+int space_publish_ahead(struct space *s);
+
+/*
+ * Copy up to `most` of those blocks now, with the guest stopped: they become OWNED, contents stay,
+ * and space_publish() need not copy them.
+ * Return: 0; -EBUSY while holds are out; otherwise as space_publish_ahead().
+ */
+int space_copy_ahead(struct space *s, unsigned most);
+
+/*
  * Back to the image, or to zero memory where there is none: what was changed since is dropped and
  * costs, not RAM. Counts of space_stats begin anew. A few hundred private pages at most are
  * overwritten in place: they stay memory of the space's, with the image's bytes, as kept_frames.

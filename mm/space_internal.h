@@ -60,6 +60,14 @@ struct region {
 	unsigned permits; /* set of enum access */
 };
 
+/* A block of the pool that is kept for something, with one reference. */
+struct spare {
+	frame_t frame;
+	size_t index;   /* of the guest's block that it is for */
+	unsigned order; /* of a pack */
+	bool huge;      /* it is one 2 MiB page */
+};
+
 struct space {
 	struct lock lock;
 
@@ -89,6 +97,12 @@ struct space {
 	struct policy_history history;
 	int64_t place; /* frame at which `first` would lie in the pool, so that runs stay runs */
 	unsigned holds;
+
+	/* Frames for what the next publish has to copy, brought in before; publish.c's. */
+	struct {
+		struct spare *block, *pack;
+		size_t blocks, packs;
+	} spare;
 
 	struct page_runs kept; /* private pages that the last reset overwrote (kept.c) */
 	/* How things stood when those were all private pages; image NULL: never, or no more. */
@@ -176,6 +190,11 @@ int guard_check(const struct space *s, struct gpa_range r, enum access access);
 
 /* Bring block `index` to where no violation maps anything in it. Lock held. Return: 0; -ENOMEM. */
 int space_decide_block(struct space *s, size_t index);
+
+/* ---- publish.c ---- */
+
+/* Give up the frames that were brought in ahead. Lock held, or nobody else is left. */
+void publish_drop_spares(struct space *s);
 
 /* ---- discard.c ---- */
 

@@ -420,6 +420,21 @@ static void op_publish(struct model *m, enum fault_choice faults)
 	memcpy(m->seen_bytes[i], m->space_bytes[i], MODEL_BYTES);
 }
 
+/* While the guest runs, and stopped: no byte changes. */
+static void op_publish_ahead(struct model *m, enum fault_choice faults)
+{
+	unsigned i = pick_space(m, true);
+	int e;
+
+	(void)faults;
+	if (i == SPACES)
+		return;
+	e = space_publish_ahead(m->spaces[i]);
+	MODEL_ASSERT(m, e >= 0 || e == -ENOMEM);
+	if (below(m, 2))
+		MODEL_ASSERT(m, space_copy_ahead(m->spaces[i], (unsigned)below(m, 3)) == 0);
+}
+
 static void op_reset(struct model *m, enum fault_choice faults)
 {
 	unsigned i = pick_space(m, true);
@@ -553,6 +568,7 @@ static const struct {
 	{"guest read", 10, op_guest_read},
 	{"read all", 4, op_read_all},
 	{"publish", 10, op_publish},
+	{"publish ahead", 4, op_publish_ahead},
 	{"reset", 6, op_reset},
 	{"discard", 12, op_discard},
 	{"protect", 8, op_protect},

@@ -453,6 +453,18 @@ static int act_publish(struct env *e)
 	return space_publish(e->s[1] ? e->s[1] : e->s[0], "state", 6, &e->out);
 }
 
+static int act_publish_ahead(struct env *e)
+{
+	int r = space_publish_ahead(e->s[1]);
+
+	return r < 0 ? r : 0;
+}
+
+static int act_copy_ahead(struct env *e)
+{
+	return space_copy_ahead(e->s[1], 4);
+}
+
 /* Back to what the image has, or to nothing. */
 static int act_reset(struct env *e)
 {
@@ -578,6 +590,14 @@ static const struct scenario scenarios[] = {
          .meets = MET(OPEN) | MET(IOCTL) | MET(REALLOC) | MET(PREAD) | MET(MMAP)},
 	{"publish: owned and private", UFFD, build_mixed, act_publish, .least = 10,
          .meets = MET(OPEN) | MET(IOCTL) | MET(REALLOC) | MET(MALLOC) | MET(MMAP)},
+	{"publish ahead: kernel", KERNEL, build_scrappy, act_publish_ahead, .least = 8,
+         .meets = MET(OPEN) | MET(IOCTL) | MET(REALLOC) | MET(CALLOC) | MET(MADVISE)},
+	{"publish ahead: uffd", UFFD, build_scrappy, act_publish_ahead, .least = 8,
+         .meets = MET(OPEN) | MET(IOCTL) | MET(REALLOC) | MET(CALLOC) | MET(MADVISE)},
+	{"publish ahead: copies, kernel", KERNEL, build_scrappy, act_copy_ahead, .least = 6,
+         .may_own = true, .meets = MET(OPEN) | MET(IOCTL) | MET(REALLOC) | MET(PREAD) | MET(MMAP)},
+	{"publish ahead: copies, uffd", UFFD, build_scrappy, act_copy_ahead, .least = 6,
+         .may_own = true, .meets = MET(OPEN) | MET(IOCTL) | MET(REALLOC) | MET(PREAD) | MET(MMAP)},
 	{"reset: owned, kernel", KERNEL, build_written, act_reset, .least = 1,
          .meets = MET(FALLOCATE)},
 	{"reset: owned, uffd", UFFD, build_written, act_reset, .least = 2, .may_retire = true,
@@ -691,7 +711,12 @@ Test(inject, host_write)
 
 Test(inject, publish)
 {
-	run_named("publish");
+	run_named("publish:");
+}
+
+Test(inject, publish_ahead)
+{
+	run_named("publish ahead:");
 }
 
 Test(inject, reset)

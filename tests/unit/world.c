@@ -47,6 +47,10 @@ static const char *recount_space(struct recount *c, struct space *s)
 	for (size_t i = 0; i < s->block_count && !wrong; i++)
 		if (s->blocks[i].state == BLOCK_OWNED)
 			wrong = recount_add(c, s->blocks[i].frame);
+	for (size_t i = 0; i < s->spare.blocks && !wrong; i++)
+		wrong = recount_add(c, s->spare.block[i].frame);
+	for (size_t i = 0; i < s->spare.packs && !wrong; i++)
+		wrong = recount_add(c, s->spare.pack[i].frame);
 	lock_drop(&s->lock);
 	return wrong;
 }
