@@ -33,14 +33,16 @@ ARCH_SRCS_x86_64 := $(addprefix arch/x86_64/, \
 ARCH_SRCS := $(ARCH_SRCS_$(ARCH))
 
 VMM_SRCS := $(addprefix vmm/, \
-	atomic_file.c bus.c console.c elf.c engine.c family.c guestctl.c hostinfo.c \
+	atomic_file.c bus.c console.c ctl.c ctl_client.c ctl_herd.c ctl_herd_ask.c \
+	elf.c engine.c family.c guestctl.c hostinfo.c \
 	image_diff.c image_dir.c image_map.c kernel.c kvm.c kvm_stats.c pack.c pack_read.c \
 	pmem.c power.c procmem.c serial.c series.c shell.c snapshot.c snapshot_block.c \
 	snapshot_layers.c snapshot_read.c snapshot_verify.c snapshot_write.c unpack.c vcpu.c \
 	vm.c vm_reset.c vm_slots.c vmstate.c watch.c worker.c)
 
 CLI_SRCS := $(addprefix vmm/, \
-	cli_clone.c cli_doctor.c cli_image.c cli_image_diff.c cli_image_dir.c \
+	cli_clone.c cli_ctl.c cli_ctl_run.c \
+	cli_doctor.c cli_image.c cli_image_diff.c cli_image_dir.c \
 	cli_image_info.c cli_image_map.c cli_image_pack.c cli_image_svg.c cli_inputs.c \
 	cli_options.c cli_output.c cli_run.c cli_save.c cli_sink.c cli_terminal.c doctor.c \
 	main.c stats.c)

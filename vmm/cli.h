@@ -10,7 +10,8 @@
  *   4. a command returns its exit status to main(); output that cannot be written ends the
  *      process at once, because a guest may never stop writing
  *
- * Concurrency: one thread, but for cli_put(), which a vCPU's thread may call.
+ * Concurrency: one thread, but for cli_put(), which a vCPU's thread may call, and cli_error() and
+ * cli_report(), which any may.
  */
 #ifndef COWSLIP_VMM_CLI_H
 #define COWSLIP_VMM_CLI_H
@@ -36,6 +37,7 @@ enum cli_status {
 
 int cli_run(int argc, char **argv);
 int cli_clone(int argc, char **argv);
+int cli_ctl(int argc, char **argv);
 int cli_image(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 

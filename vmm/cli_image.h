@@ -62,4 +62,7 @@ void cli_bar_clear(struct cli_bar *b);
  */
 int cli_image_may_replace(const char *path);
 
+/* The same without printing. Return: true when not, with one line in `why`. Any thread. */
+bool cli_image_why_not(const char *path, char *why, size_t size);
+
 #endif

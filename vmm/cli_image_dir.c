@@ -155,25 +155,30 @@ static void mark_users(const struct image_dir *d, bool *marked)
 	}
 }
 
-static void refuse(const struct image_dir *d, size_t i, size_t user, const char *what)
+static void say_used(const struct image_dir *d, size_t i, size_t user, const char *what, char *why,
+                     size_t size)
 {
 	unsigned others = count_users(d, i) - 1;
 
 	if (others)
-		cli_error("%s: %s and %u more lie partly in it; %s", d->entry[i].name,
-		          d->entry[user].name, others, what);
+		snprintf(why, size, "%s: %s and %u more lie partly in it; %s", d->entry[i].name,
+		         d->entry[user].name, others, what);
 	else
-		cli_error("%s: %s lies partly in it; %s", d->entry[i].name, d->entry[user].name,
-		          what);
+		snprintf(why, size, "%s: %s lies partly in it; %s", d->entry[i].name,
+		         d->entry[user].name, what);
 }
 
 static int check_marked(const struct image_dir *d, const bool *marked)
 {
+	char why[VM_TEXT_MAX];
+
 	for (size_t i = 0; i < d->count; i++)
 		for (size_t u = 0; marked[i] && u < d->count; u++) {
 			if (marked[u] || !image_dir_needs(d, u, i))
 				continue;
-			refuse(d, i, u, "remove that first, or all with --cascade");
+			say_used(d, i, u, "remove that first, or all with --cascade", why,
+			         sizeof(why));
+			cli_error("%s", why);
 			return -EBUSY;
 		}
 	return 0;
@@ -272,22 +277,30 @@ out:
 
 /* ---- flatten ---- */
 
-int cli_image_may_replace(const char *path)
+bool cli_image_why_not(const char *path, char *why, size_t size)
 {
 	struct image_dir d;
 	size_t index, user;
-	int e = 0;
 
 	/* What cannot be looked at is the writer's to complain of. */
 	if (access(path, F_OK) || image_dir_of(path, &d, &index, NULL))
-		return 0;
+		return false;
 	user = index == IMAGE_DIR_NONE ? index : image_dir_next_user(&d, index, 0);
-	if (user != IMAGE_DIR_NONE) {
-		refuse(&d, index, user, "save under another name, or flatten that first");
-		e = -EBUSY;
-	}
+	if (user != IMAGE_DIR_NONE)
+		say_used(&d, index, user, "save under another name, or flatten that first", why,
+		         size);
 	image_dir_free(&d);
-	return e;
+	return user != IMAGE_DIR_NONE;
+}
+
+int cli_image_may_replace(const char *path)
+{
+	char why[VM_TEXT_MAX];
+
+	if (!cli_image_why_not(path, why, sizeof(why)))
+		return 0;
+	cli_error("%s", why);
+	return -EBUSY;
 }
 
 int cli_image_flatten(const struct image_command *c)

@@ -5,18 +5,26 @@
  * The status is the guest's own code. Of several VMs, it is the one of the first, by number, that
  * did not end with 0.
  *
- * Concurrency: hooks run on the calling thread, but for output, which a vCPU's thread may deliver.
+ * With --ctl all VMs run at once (vmm/ctl_herd.h), each line of what was forked has its number in
+ * front, and a socket takes requests (vmm/cli_ctl_run.h). Else what a guest forks runs when its
+ * parent has ended (vmm/family.h).
+ *
+ * Concurrency: hooks run on the calling thread, with --ctl on the VMs' own, one at a time; but
+ * output, which a vCPU's thread may deliver, of several VMs at once.
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "arch/arch.h"
 #include "guest/abi.h"
 #include "vmm/cli.h"
+#include "vmm/cli_ctl_run.h"
 #include "vmm/cli_image.h"
 #include "vmm/cli_save.h"
+#include "vmm/cli_sink.h"
 #include "vmm/cli_terminal.h"
 #include "vmm/family.h"
 #include "vmm/kernel.h"
@@ -26,6 +34,7 @@
 #define DEFAULT_MEM (64 * MIB)
 #define POOL_SPARE  (256 * MIB) /* for forks of a small guest */
 #define POOL_FACTOR 4           /* ... and of a larger one: an ancestor's frames stay */
+#define CTL_FACTOR  16u         /* ... and of one that others may fork as often as they like */
 #define POOL_MOST   (UINT64_C(1) << 43)
 #define NO_NUMBER   UINT64_MAX
 
@@ -36,7 +45,7 @@ struct run_command {
 	int page_size, faults;
 	bool populate, go_on;
 	const char *kernel, *initrd, *cmdline, *pmem;
-	const char *save, *save_on;
+	const char *save, *save_on, *ctl;
 	char args[ABI_ARGS_MAX];
 	size_t args_len;
 	bool args_given;
@@ -45,7 +54,12 @@ struct run_command {
 	/* As it went. */
 	struct kvm kvm;
 	struct pool *pool;
-	struct family *family;
+	struct family *family; /* VMs one after the other; or, with --ctl: */
+	struct herd *herd;     /* all at once */
+	struct vm *root;       /* of either */
+	struct sink sink;      /* out_lock: output of what was forked, with --ctl */
+	pthread_mutex_t out_lock;
+	pthread_mutex_t save_lock; /* while an image is written */
 	struct stats_run numbers;
 	struct watch watch;
 	struct cli_terminal *terminal;
@@ -72,6 +86,7 @@ enum key {
 	KEY_SAVE,
 	KEY_SAVE_ON,
 	KEY_GO_ON,
+	KEY_CTL,
 	KEY_TIMEOUT,
 	KEY_STATS,
 	KEY_STATS_FILE,
@@ -93,6 +108,8 @@ static const struct argp_option options[] = {
 	{"save-on", KEY_SAVE_ON, "REGEX", 0, "With --save: save when the console prints a match",
          3},
 	{"go-on", KEY_GO_ON, NULL, 0, "With --save: go on after saving", 3},
+	{"ctl", KEY_CTL, "SOCK", 0,
+         "Listen on SOCK for `cowslip ctl`: fork the guest while it runs, save it, pause it", 4},
 	{"timeout", KEY_TIMEOUT, "SECONDS", 0, "Stop a guest that runs longer (exit status 124)",
          4},
 	{"stats", KEY_STATS, "json", OPTION_ARG_OPTIONAL, "Say what it cost, on stderr", 5},
@@ -138,6 +155,8 @@ static int take_option(void *to, int key, const char *arg)
 	case KEY_GO_ON:
 		r->go_on = true;
 		return 0;
+	case KEY_CTL:
+		return cli_name("--ctl", arg, &r->ctl);
 	case KEY_TIMEOUT:
 		return cli_seconds("--timeout", arg, &r->timeout_ns);
 	case KEY_STATS:
@@ -297,14 +316,20 @@ static void note_status(struct run_command *r, uint64_t number, int status)
 	r->status = status;
 }
 
+/* What was forked from outside speaks at the same time as the first, and is told from it. */
 static void on_output(void *ctx, uint64_t number, const void *data, size_t size)
 {
 	struct run_command *r = ctx;
 
-	cli_put(data, size);
+	pthread_mutex_lock(&r->out_lock);
+	if (r->herd && number != 0)
+		sink_put(&r->sink, number, data, size);
+	else
+		cli_put(data, size);
+	pthread_mutex_unlock(&r->out_lock);
 	if (r->watching && number == 0 && !r->matched && watch_feed(&r->watch, data, size)) {
 		r->matched = true;
-		vm_kick(family_root(r->family));
+		vm_kick(r->root);
 	}
 }
 
@@ -313,8 +338,12 @@ static bool save_once(struct run_command *r, struct vm *vm)
 {
 	uint64_t start = clock_ns();
 	struct snapshot_error err;
+	int e;
 
-	if (cli_save(vm, r->save, NULL, &err)) {
+	pthread_mutex_lock(&r->save_lock);
+	e = cli_save(vm, r->save, NULL, &err);
+	pthread_mutex_unlock(&r->save_lock);
+	if (e) {
 		cli_error("%s", err.text);
 		r->save_failed = true;
 		return false;
@@ -337,7 +366,8 @@ static bool on_kicked(void *ctx, struct vm *vm)
 {
 	struct run_command *r = ctx;
 
-	if (!r->save || r->saved)
+	/* Kicked for a match: only the first VM's console is watched. Others are for --ctl. */
+	if (!r->matched || r->saved || vm_number(vm) != 0)
 		return true;
 	return save_once(r, vm);
 }
@@ -391,9 +421,15 @@ static bool on_ended(void *ctx, struct vm *vm, const struct vm_report *report)
 	struct space_stats space;
 	struct kvm_counters kvm;
 
-	/* The one that stdin goes to is the first, and has ended. */
-	cli_terminal_stop(r->terminal);
-	r->terminal = NULL;
+	/* The one that stdin goes to is the first. */
+	if (vm_number(vm) == 0) {
+		cli_terminal_stop(r->terminal);
+		r->terminal = NULL;
+	} else if (r->herd) {
+		pthread_mutex_lock(&r->out_lock);
+		sink_end(&r->sink, vm_number(vm));
+		pthread_mutex_unlock(&r->out_lock);
+	}
 	note_status(r, vm_number(vm), end_status(r, vm_number(vm), report));
 	if (cli_stats_wanted(&r->stats)) {
 		vm_times(vm, &times);
@@ -420,9 +456,9 @@ static void on_failed(void *ctx, uint64_t number, int error, const char *why)
 
 /* ---- the command ---- */
 
-static uint64_t pool_bytes(uint64_t ram)
+static uint64_t pool_bytes(uint64_t ram, uint64_t factor)
 {
-	uint64_t most = ram < POOL_MOST / POOL_FACTOR ? POOL_FACTOR * ram : POOL_MOST;
+	uint64_t most = ram < POOL_MOST / factor ? factor * ram : POOL_MOST;
 
 	return min_u64(align_up(max_u64(most, ram + POOL_SPARE), MM_BLOCK_SIZE), POOL_MOST);
 }
@@ -446,15 +482,49 @@ static struct vm_config vm_config(const struct run_command *r)
 static int boot(struct run_command *r, struct vm_error *err)
 {
 	const struct kernel_files files = {r->kernel, r->initrd, r->cmdline};
-	struct vm *vm = family_root(r->family);
 	int e;
 
 	if (r->kind == KERNEL_PROGRAM)
-		return vm_boot_elf(vm, r->kernel, r->args, err);
-	e = vm_boot_kernel(vm, &files, err);
+		return vm_boot_elf(r->root, r->kernel, r->args, err);
+	e = vm_boot_kernel(r->root, &files, err);
 	if (e == 0)
-		r->terminal = cli_terminal_start(vm);
+		r->terminal = cli_terminal_start(r->root);
 	return e;
+}
+
+static int make_root(struct run_command *r, const struct family_config *config,
+                     struct vm_error *err)
+{
+	int e;
+
+	if (r->ctl) {
+		e = herd_create(config, &r->herd, err);
+		r->root = e ? NULL : herd_root(r->herd);
+	} else {
+		e = family_create(config, &r->family, err);
+		r->root = e ? NULL : family_root(r->family);
+	}
+	return e;
+}
+
+/* All VMs, from first to last. Return: 0; -errno with err->text, then none has run. */
+static int run_family(struct run_command *r, struct vm_error *err)
+{
+	struct cli_ctl answers = {r->herd, r->pool, &r->save_lock};
+	const struct ctl_config config = {r->ctl, cli_ctl_answer, &answers};
+	struct ctl *ctl;
+	int e;
+
+	if (!r->ctl) {
+		family_run(r->family);
+		return 0;
+	}
+	e = ctl_start(&config, &ctl, err);
+	if (e)
+		return e;
+	herd_run(r->herd);
+	ctl_stop(ctl);
+	return 0;
 }
 
 static int boot_and_run(struct run_command *r)
@@ -478,16 +548,20 @@ static int boot_and_run(struct run_command *r)
 	struct vm_error err;
 	int e;
 
-	e = family_create(&config, &r->family, &err);
+	e = make_root(r, &config, &err);
 	if (!e)
 		e = boot(r, &err);
+	if (!e)
+		e = run_family(r, &err);
 	if (e)
 		cli_error("%s%s", err.text, e == -ENOMEM ? "; allow more with --limit" : "");
-	else
-		family_run(r->family);
+	/* Where no VM has run, nobody has ended the terminal's either. */
+	cli_terminal_stop(r->terminal);
 	pool_stats(r->pool, &at_end);
 	r->numbers.pool.peak_frames = at_end.peak_frames;
+	herd_destroy(r->herd);
 	family_destroy(r->family);
+	sink_close(&r->sink);
 	return e;
 }
 
@@ -497,7 +571,7 @@ static int run_guest(struct run_command *r)
 
 	if (e)
 		return e;
-	e = pool_create(pool_bytes(r->mem), &r->pool);
+	e = pool_create(pool_bytes(r->mem, r->ctl ? CTL_FACTOR : POOL_FACTOR), &r->pool);
 	if (e) {
 		cli_error("memory for the guest cannot be reserved: %s; %s", strerror(-e),
 		          e == -EFBIG ? "raise the limit on file sizes (ulimit -f)"
@@ -569,6 +643,8 @@ int cli_run(int argc, char **argv)
 	r->mem = DEFAULT_MEM;
 	r->cpus = 1;
 	r->failed_number = NO_NUMBER;
+	pthread_mutex_init(&r->out_lock, NULL);
+	pthread_mutex_init(&r->save_lock, NULL);
 	r->started = clock_ns();
 	parsed = cli_parse(&command, argc, argv, r);
 	status = parsed == CLI_GO ? run_all(r) : cli_parsed_status(parsed);

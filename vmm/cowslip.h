@@ -6,7 +6,9 @@
  *     pool.h       where a process's guest memory comes from
  *     vm.h         one virtual machine: make, boot, run, snapshot, clone
  *     shell.h      virtual machines that are used again, reset, for the next clone
- *     family.h     a virtual machine and whatever it forks
+ *     family.h     a virtual machine and whatever it forks, one after the other
+ *     ctl_herd.h   ... at once, each on a thread of its own, and forked while they run
+ *     ctl.h        a socket to ask for that by
  *     snapshot.h   images as files
  *     pack.h       images compressed for transport
  *     engine.h     many clones, in worker processes
@@ -21,6 +23,8 @@
 #include "mm/image.h"
 #include "mm/pool.h"
 #include "mm/space.h"
+#include "vmm/ctl.h"
+#include "vmm/ctl_herd.h"
 #include "vmm/engine.h"
 #include "vmm/family.h"
 #include "vmm/kvm.h"

@@ -16,9 +16,9 @@ static const struct {
 	const char *full; /* what the command calls itself */
 	int (*run)(int argc, char **argv);
 } commands[] = {
-	{"run", "cowslip run", cli_run},          {"clone", "cowslip clone", cli_clone},
-	{"image", "cowslip image", cli_image},    {"bench", "cowslip bench", cli_bench},
-	{"doctor", "cowslip doctor", cli_doctor},
+	{"run", "cowslip run", cli_run},       {"clone", "cowslip clone", cli_clone},
+	{"ctl", "cowslip ctl", cli_ctl},       {"image", "cowslip image", cli_image},
+	{"bench", "cowslip bench", cli_bench}, {"doctor", "cowslip doctor", cli_doctor},
 };
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
 
@@ -38,7 +38,7 @@ static int unknown_command(void *to, unsigned index, bool after, const char *arg
 	(void)to;
 	(void)index;
 	(void)after;
-	cli_error("%s: unknown command; there are run, clone, image, bench, doctor "
+	cli_error("%s: unknown command; there are run, clone, ctl, image, bench, doctor "
 	          "(`cowslip --help`)",
 	          arg);
 	return -EINVAL;
@@ -51,6 +51,7 @@ static const struct cli_command top = {
 	       "that share its memory copy-on-write."
 	       "\v  run KERNEL [-- ARG...]    boot a guest; its console is stdout\n"
 	       "  clone IMAGE               run clones of a saved guest\n"
+	       "  ctl SOCK ACTION ...       fork, save, pause guests while they run\n"
 	       "  image ACTION ...          look at saved guests, and look after them\n"
 	       "  bench COMMAND             measure faults, clones, snapshots\n"
 	       "  doctor                    what this host offers, what to change\n\n"
@@ -67,7 +68,7 @@ static int run_top(int argc, char **argv)
 	enum cli_parsed p;
 
 	if (argc < 2) {
-		cli_error("no command given; there are run, clone, image, bench, doctor "
+		cli_error("no command given; there are run, clone, ctl, image, bench, doctor "
 		          "(`cowslip --help` says more)");
 		return CLI_FAILED;
 	}

@@ -5,7 +5,8 @@
  * JSON of `run` (one object; times in whole microseconds, null for what has not happened):
  *
  *     command        "run"
- *     fault_path     "kernel" or "uffd"; fault_path_why: a sentence. Of the first VM
+ *     fault_path     "kernel" or "uffd"; fault_path_why: a sentence. Of the first VM, here and
+ *                    below: with --ctl, the first that ended
  *     violations     that reached us, over all VMs: on the kernel path none does
  *     events         messages read from the fault path, over all VMs
  *     nomem          violations that found no frame, over all VMs
