@@ -52,7 +52,7 @@ BENCH_LIB_SRCS := $(addprefix bench/, \
 	compare.c faults_row.c guest_run.c hist.c host.c memory.c pattern.c plot.c plot_script.c \
 	progress.c report.c report_csv.c report_grid.c report_table.c sample.c times.c walk.c)
 BENCH_CLI_SRCS := $(addprefix bench/, \
-	bench.c clone.c clone_floor.c driver.c faults.c options.c reset.c snapshot.c)
+	bench.c clone.c clone_floor.c driver.c faults.c fork.c options.c reset.c snapshot.c)
 BENCH_SRCS := $(BENCH_LIB_SRCS) $(BENCH_CLI_SRCS)
 
 # Linked into every guest program; guest/<program>.c are the programs.

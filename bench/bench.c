@@ -11,7 +11,7 @@
 #include "vmm/cli.h"
 
 static const struct bench_command *const commands[] = {&bench_faults, &bench_clone, &bench_reset,
-                                                       &bench_snapshot};
+                                                       &bench_fork, &bench_snapshot};
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
 
 static const struct argp_option options[] = {CLI_COMMON_OPTIONS};
@@ -30,17 +30,19 @@ static int unknown_command(void *to, unsigned index, bool after, const char *arg
 	(void)to;
 	(void)index;
 	(void)after;
-	cli_error("bench %s: unknown; there are bench faults, clone, reset and snapshot", arg);
+	cli_error("bench %s: unknown; there are bench faults, clone, reset, fork and snapshot",
+	          arg);
 	return -EINVAL;
 }
 
 static const struct cli_command top = {
 	.options = options,
-	.args_doc = "faults|clone|reset|snapshot [OPTION...]",
+	.args_doc = "faults|clone|reset|fork|snapshot [OPTION...]",
 	.doc = "Measure what a guest feels."
 	       "\v  faults      first touches of memory, beside how others back theirs\n"
 	       "  clone       from the request for a clone to its output\n"
 	       "  reset       a clone back to its image\n"
+	       "  fork        a guest forked while it runs\n"
 	       "  snapshot    pausing, saving and loading\n\n"
 	       "`cowslip bench COMMAND --help` lists a command's options.",
 	.option = own_option,
@@ -57,6 +59,7 @@ int cli_bench(int argc, char **argv)
 	p = cli_parse(&top, argc, argv, NULL);
 	if (p != CLI_GO)
 		return cli_parsed_status(p);
-	cli_error("nothing to measure given; there are bench faults, clone, reset and snapshot");
+	cli_error("nothing to measure given; there are bench faults, clone, reset, fork and "
+	          "snapshot");
 	return CLI_FAILED;
 }

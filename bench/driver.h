@@ -63,7 +63,8 @@ struct bench_command {
 	void (*fini)(void *state);
 };
 
-extern const struct bench_command bench_faults, bench_clone, bench_reset, bench_snapshot;
+extern const struct bench_command bench_faults, bench_clone, bench_reset, bench_fork,
+	bench_snapshot;
 
 /* argv[0] does not matter. Return: exit status. */
 int bench_main(const struct bench_command *c, int argc, char **argv);

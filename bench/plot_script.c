@@ -244,6 +244,8 @@ static const struct chart {
 	{"clone", "us_p50", "From a worker's start on a clone until",
          "milliseconds (p50; whiskers: quartiles)", 1e-3, " ms", "us_p99"},
 	{"reset", "us_p50", "Reset", "microseconds (p50; whiskers: quartiles)", 1, " us", "us_p99"},
+	{"fork", "us_p50", "Live fork", "milliseconds (p50; whiskers: quartiles)", 1e-3, " ms",
+         "us_p99"},
 	{"snapshot", "us", "Time", "milliseconds (medians; whiskers: quartiles)", 1e-3, " ms",
          NULL},
 };

@@ -6,7 +6,7 @@
  * comparison are made from it and have nothing it does not have.
  *
  *     schema      1. Keys may be added under the same number; it rises when one goes or changes
- *     command     "faults", "clone", "reset" or "snapshot"
+ *     command     "faults", "clone", "reset", "fork" or "snapshot"
  *     build       version of cowslip
  *     parameters  object: what was asked for, flat, keys as the options are called; sizes ("size",
  *                 "mem") in bytes. null or false: not asked for. --compare wants the same but for
@@ -41,6 +41,8 @@
  *     reset       a row per kind of reset and number of dirty pages: dirty_pages, us_p50
  *                 (_spread), us_p90, us_p99, us_max, count. summary: fixed_us, us_per_page, r2
  *                 (_spread)
+ *     fork        a row per kind of pause, and of child (bench/fork.c): us_p50 (_spread), us_p90,
+ *                 us_p99, us_max, count
  *     snapshot    a row per operation: us (_spread), bytes, gb_per_s (_spread; 10^9 bytes)
  *
  * us_p50 is the median over the repeats of each repeat's median; us_p90, us_p99 and us_max are of

@@ -76,6 +76,8 @@ measure clones-deep "Clones at the end of a long chain" \
 	clone -n $clones -j 2 --depth $depth --repeat "$repeat"
 measure reset "A clone back to its image" \
 	reset --size $size --dir "$dir" --repeat "$repeat"
+measure fork "A guest forked while it runs" \
+	fork --size $ram --repeat "$repeat"
 measure snapshot "Pausing, saving, loading" \
 	snapshot --size $size --dir "$dir" --repeat "$repeat"
 

@@ -66,7 +66,7 @@ check_direction() {
 			return "kvm"
 		if (path ~ /^vmm\/(cli.*|main)\.[ch]$/)
 			return "cli"
-		if (path ~ /^bench\/(bench|clone|driver|faults|options|reset|snapshot)\.[ch]$/)
+		if (path ~ /^bench\/(bench|clone|driver|faults|fork|options|reset|snapshot)\.[ch]$/)
 			return "command"
 		sub(/\/.*/, "", path)
 		return path
