@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: MIT
+/*
+ * tests/kvm/test_ctl.c - `cowslip run --ctl` and `cowslip ctl` as their users have them.
+ */
+#include <criterion/criterion.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tests/kvm/command.h"
+#include "tests/kvm/lab.h"
+#include "tests/kvm/pace.h"
+
+TestSuite(ctl, .init = scratch_make, .fini = scratch_remove, .timeout = 600);
+
+static bool is_there(const char *path)
+{
+	return access(path, F_OK) == 0;
+}
+
+/* A guest that runs, and the socket to ask it by. */
+static struct running begin(const char *const *args, const char *sock)
+{
+	struct running r = start(args, NULL);
+
+	for (unsigned i = 0; i < pace_patience(1000) && !is_there(sock); i++)
+		usleep(10000);
+	cr_assert(is_there(sock), "nobody listens on %s", sock);
+	return r;
+}
+
+/* What is asked must be done; the reply is the caller's. */
+static json_t *must(const char *const *args)
+{
+	struct said s = run(args);
+	json_t *reply;
+
+	cr_assert_eq(s.status, 0, "%s %s: %s", args[0], args[2], s.err);
+	cr_assert_str_empty(s.err);
+	cr_assert_eq(lines(s.out), 1, "%s", s.out);
+	reply = last_json(s.out);
+	cr_assert(json_is_true(json_object_get(reply, "ok")));
+	said_free(&s);
+	return reply;
+}
+
+static void must_not(const char *const *args, const char *words)
+{
+	struct said s = run(args);
+
+	cr_assert_eq(s.status, 125);
+	cr_assert(lines(s.err) == 1 && strstr(s.err, words), "wanted \"%s\": %s", words, s.err);
+	cr_assert_str_empty(s.out);
+	said_free(&s);
+}
+
+/* The fork of `id`, which must be numbered so. Its pause may not be nothing. */
+static void fork_of(const char *sock, const char *id, json_int_t child)
+{
+	json_t *reply = must(ARGS("ctl", sock, "fork", id));
+
+	cr_assert_eq(json_at(reply, "id"), child);
+	cr_assert_eq(json_at(reply, "parent"), strtoll(id, NULL, 10));
+	cr_assert_gt(json_at(reply, "pause_us"), 0);
+	cr_assert_geq(json_at(reply, "start_us"), json_at(reply, "pause_us"));
+	json_decref(reply);
+}
+
+static size_t count_vms(const char *sock, const char *state)
+{
+	json_t *reply = must(ARGS("ctl", sock, "stats")), *vms = json_object_get(reply, "vms");
+	size_t n = 0;
+
+	for (size_t i = 0; i < json_array_size(vms); i++) {
+		json_t *vm = json_array_get(vms, i);
+		const char *is = json_string_value(json_object_get(vm, "state"));
+
+		cr_assert_geq(json_at(vm, "shared_bytes"), 0);
+		cr_assert_eq(json_at(vm, "cpus"), 1);
+		n += strcmp(is, state) == 0;
+	}
+	json_decref(reply);
+	return n;
+}
+
+/* Children's lines have their numbers; all end by themselves and were right. */
+Test(ctl, forks)
+{
+	const char *sock = scratch("sock");
+	char rounds[32], want[64];
+	struct running r;
+	unsigned count;
+	struct said s;
+	struct stat st;
+
+	count = (unsigned)pace_patience(40);
+	snprintf(rounds, sizeof(rounds), "rounds=%u", count);
+	r = begin(ARGS("run", "--ctl", sock, "--mem", "16M", guest("stamp"), "--", "size=1M",
+	               "rate=4000", rounds),
+	          sock);
+	cr_assert_eq(lstat(sock, &st), 0);
+	cr_assert_eq(st.st_mode, S_IFSOCK | 0600);
+	fork_of(sock, "0", 1);
+	fork_of(sock, "1", 2);
+	fork_of(sock, "0", 3);
+	cr_assert_gt(count_vms(sock, "running"), 0);
+	s = finish(&r);
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	cr_assert_eq(lines(s.out), 4, "%s", s.out);
+	for (unsigned i = 0; i <= 3; i++) {
+		char lead[16] = "";
+
+		if (i)
+			snprintf(lead, sizeof(lead), "[%u] ", i);
+		snprintf(want, sizeof(want), "%sstamps %u ok\n", lead, 256 * count);
+		cr_assert_eq(lines_with(s.out, want), 1, "%s", s.out);
+	}
+	cr_assert(!is_there(sock));
+	said_free(&s);
+}
+
+/* The child of a child of a child, all of them alive. */
+Test(ctl, depth)
+{
+	const char *sock = scratch("sock");
+	struct running r = begin(ARGS("run", "--ctl", sock, "--mem", "16M", guest("stamp"), "--",
+	                              "size=4M", "rounds=0"),
+	                         sock);
+	struct said s;
+	char id[16];
+
+	for (int i = 0; i < 8; i++) {
+		snprintf(id, sizeof(id), "%d", i);
+		fork_of(sock, id, i + 1);
+	}
+	cr_assert_eq(count_vms(sock, "running"), 9);
+	json_decref(must(ARGS("ctl", sock, "pause", "3")));
+	cr_assert_eq(count_vms(sock, "paused"), 1);
+	json_decref(must(ARGS("ctl", sock, "pause")));
+	cr_assert_eq(count_vms(sock, "paused"), 9);
+	json_decref(must(ARGS("ctl", sock, "resume", "all")));
+	cr_assert_eq(count_vms(sock, "running"), 9);
+	json_decref(must(ARGS("ctl", sock, "stop", "0")));
+	cr_assert_eq(count_vms(sock, "running"), 8);
+	must_not(ARGS("ctl", sock, "fork"), "VM 0: there is none");
+	json_decref(must(ARGS("ctl", sock, "stop")));
+	s = finish(&r);
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	cr_assert_str_empty(s.err);
+	said_free(&s);
+}
+
+/* The image is whole, and goes on where the guest was; the guest goes on as well. */
+Test(ctl, save)
+{
+	const char *sock = scratch("sock"), *image = scratch("an image"), *again = scratch("b.cow");
+	struct running r;
+	char rounds[32];
+	json_t *reply;
+	struct said s;
+
+	snprintf(rounds, sizeof(rounds), "rounds=%u", (unsigned)pace_patience(30));
+	r = begin(ARGS("run", "--ctl", sock, "--cpus", "2", "--mem", "16M", guest("stamp"), "--",
+	               "size=1M", "rate=4000", rounds),
+	          sock);
+	reply = must(ARGS("ctl", sock, "save", image));
+	cr_assert_gt(json_at(reply, "pause_us"), 0);
+	cr_assert_gt(json_at(reply, "write_us"), 0);
+	cr_assert_str_eq(json_string_value(json_object_get(reply, "path")), image);
+	json_decref(reply);
+	fork_of(sock, "0", 1);
+	json_decref(must(ARGS("ctl", sock, "save", again, "1")));
+	must_not(ARGS("ctl", sock, "save", scratch("nowhere/x.cow")), "No such file");
+	must_not(ARGS("ctl", sock, "save", again, "9"), "VM 9");
+	s = finish(&r);
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	cr_assert_eq(lines(s.out), 2, "%s", s.out);
+	said_free(&s);
+	/* Nothing half written is left. */
+	cr_assert_eq(scratch_entries(), 2);
+	for (unsigned i = 0; i < 2; i++) {
+		const char *path = i ? again : image;
+
+		s = run(ARGS("image", "verify", path));
+		cr_assert_eq(s.status, 0, "%s", s.err);
+		said_free(&s);
+		s = run(ARGS("clone", "-n", "2", "-j", "1", path));
+		cr_assert_eq(s.status, 0, "%s%s", s.out, s.err);
+		cr_assert_eq(lines(s.out), 2, "%s", s.out);
+		said_free(&s);
+	}
+}
+
+/* The worst of all ends is the command's, and says whose it was. */
+Test(ctl, status)
+{
+	const char *sock = scratch("sock"), *stats = scratch("stats");
+	struct running r =
+		begin(ARGS("run", "--ctl", sock, "--mem", "16M", "--timeout", "1", "--stats-file",
+	                   stats, guest("stamp"), "--", "size=1M", "rounds=0"),
+	              sock);
+	struct said s;
+
+	fork_of(sock, "0", 1);
+	json_decref(must(ARGS("ctl", sock, "stop", "0")));
+	s = finish(&r);
+	cr_assert_eq(s.status, 124, "%s", s.err);
+	cr_assert(lines(s.err) == 1 && strstr(s.err, "VM 1"), "%s", s.err);
+	cr_assert(is_there(stats));
+	said_free(&s);
+}
+
+/* --save and --save-on are the first VM's, whatever is asked from outside. */
+Test(ctl, with_save)
+{
+	const char *sock = scratch("sock"), *image = scratch("a.cow");
+	struct running r = begin(ARGS("run", "--ctl", sock, "--mem", "16M", "--save", image,
+	                              "--save-on", "round 400 ok", "--go-on", guest("stamp"), "--",
+	                              "size=1M", "rounds=0", "every=400"),
+	                         sock);
+	struct said s;
+
+	fork_of(sock, "0", 1);
+	for (unsigned i = 0; i < pace_patience(1000) && !is_there(image); i++)
+		usleep(10000);
+	fork_of(sock, "0", 2);
+	json_decref(must(ARGS("ctl", sock, "stop")));
+	s = finish(&r);
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	cr_assert_eq(lines_with(s.err, "saved "), 1, "%s", s.err);
+	cr_assert_eq(lines_with(s.out, "round 400 ok\n"), 1, "%s", s.out);
+	said_free(&s);
+	s = run(ARGS("image", "verify", image));
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	said_free(&s);
+}
+
+/* Each row as often as asked, whatever the pauses are. */
+Test(ctl, bench)
+{
+	static const struct {
+		const char *name;
+		unsigned count;
+	} rows[] = {{"stop and go", 32}, {"first fork", 4},  {"first child", 4},
+	            {"next fork", 12},   {"next child", 12}, {"first fork, 4k", 2}};
+	struct said s = run(ARGS("bench", "fork", "--size", "8M", "-n", "2", "--forks", "3",
+	                         "--every", "5", "--repeat", "2", "--json"));
+	json_t *doc, *all;
+
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	doc = json_loads(s.out, 0, NULL);
+	all = json_object_get(doc, "rows");
+	cr_assert_eq(json_array_size(all), 6);
+	for (size_t i = 0; i < 6; i++) {
+		json_t *row = json_array_get(all, i);
+
+		cr_assert_str_eq(json_string_value(json_object_get(row, "name")), rows[i].name);
+		cr_assert_eq(json_at(row, "count"), rows[i].count, "%s", rows[i].name);
+		cr_assert_gt(json_number_value(json_object_get(row, "us_p50")), 0);
+		cr_assert_geq(json_number_value(json_object_get(row, "us_max")),
+		              json_number_value(json_object_get(row, "us_p50")));
+	}
+	json_decref(doc);
+	said_free(&s);
+	must_not(ARGS("bench", "fork", "--size", "5000"), "4 KiB");
+	must_not(ARGS("bench", "fork", "--size", "1T"), "ask for less");
+	must_not(ARGS("bench", "fork", "--rate", "0"), "--rate 0");
+}
