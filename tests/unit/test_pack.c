@@ -512,8 +512,10 @@ Test(pack, fronts_made_to_mislead)
 	expect_refused(unpack("bad.pack", "c.cow"), -ENOTSUP, "version 2", 0);
 	free_forgery(f);
 	f = fresh_forgery();
-	f->table.header.file_count = SNAPSHOT_FILES_MAX + 1;
 	put_together(f, st_path("bad.pack"));
+	f->table.header.file_count = SNAPSHOT_FILES_MAX + 1;
+	f->table.header.header_size = pack_table_size(&f->table);
+	st_write_at(st_path("bad.pack"), &f->table.header, sizeof(f->table.header), 0);
 	expect_refused(unpack("bad.pack", "c.cow"), -EBADMSG, "own size", 0);
 	free_forgery(f);
 }
