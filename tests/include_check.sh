@@ -22,7 +22,7 @@ rules() {
 	cat <<-'END'
 	mm      own   mm/.*\.h
 	mm      sys   .*
-	mm      nosys (linux|asm)/kvm.*|jansson.*|xxhash.*|criterion/.*|argp.h
+	mm      nosys (linux|asm)/kvm.*|jansson.*|xxhash.*|zstd.*|criterion/.*|argp.h
 	arch    own   arch/.*\.h|vmm/kvm\.h|mm/types\.h
 	arch    sys   .*
 	arch    nosys jansson.*|criterion/.*|argp.h|linux/userfaultfd.h
