@@ -417,10 +417,13 @@ Test(herd, child_cannot_be_made)
 	struct rlimit before, none;
 	struct herd_child child;
 	struct vm_error err;
+	int next;
 
 	wait_ready(w);
 	cr_assert_eq(getrlimit(RLIMIT_NOFILE, &before), 0);
-	none = (struct rlimit){footprint_now().fds - 2, before.rlim_max};
+	next = dup(STDERR_FILENO);
+	cr_assert(next >= 0 && close(next) == 0);
+	none = (struct rlimit){(rlim_t)next, before.rlim_max};
 	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &none), 0);
 	cr_assert_eq(herd_fork(w->herd, 0, &child, &err), -EMFILE, "%s", err.text);
 	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &before), 0);
