@@ -116,7 +116,7 @@ int herd_snapshot(struct herd *h, uint64_t id, struct image **out, unsigned *cpu
                   struct herd_pause *pause, struct vm_error *err)
 {
 	unsigned least = UINT_MAX, vain = 0;
-	struct taken t;
+	struct taken t = {0};
 	int r = 0;
 
 	*pause = (struct herd_pause){0};

@@ -255,7 +255,7 @@ Test(herd, sixty_four)
 	unsigned forks = pace_rounds(64, 8);
 	struct watched *w = begin("stamp", "size=8M rounds=0", 1, FAULTS_AUTO);
 	struct footprint before = {0};
-	struct pool_stats first, last;
+	struct pool_stats first = {0}, last;
 
 	wait_ready(w);
 	for (unsigned i = 0; i < forks; i++) {
@@ -291,17 +291,15 @@ TEST_BOTH_PATHS(herd, guest_forks)
 
 static int hash_memory(void *ctx, struct vm *vm, struct vm_error *err)
 {
-	uint64_t *hash = ctx, at = RAM / 4;
-	uint8_t page[MM_PAGE_SIZE] = {0};
+	uint64_t *out = ctx, hash = 0, page[MM_PAGE_SIZE / 8] = {0};
 
 	(void)err;
-	*hash = 0;
-	for (; at < RAM; at += sizeof(page)) {
+	for (uint64_t at = RAM / 4; at < RAM; at += sizeof(page)) {
 		cr_assert_eq(space_read(vm_space(vm), (gpa_t){at}, page, sizeof(page)), 0);
-		for (size_t i = 0; i < sizeof(page); i += 8)
-			*hash = (*hash ^ *(const uint64_t *)(const void *)(page + i)) *
-			        UINT64_C(0x100000001b3);
+		for (size_t i = 0; i < MM_PAGE_SIZE / 8; i++)
+			hash = (hash ^ page[i]) * UINT64_C(0x100000001b3);
 	}
+	*out = hash;
 	return 0;
 }
 
