@@ -77,7 +77,7 @@ measure clones-deep "Clones at the end of a long chain" \
 measure reset "A clone back to its image" \
 	reset --size $size --dir "$dir" --repeat "$repeat"
 measure fork "A guest forked while it runs" \
-	fork --size $ram --repeat "$repeat"
+	fork --size $ram --no-small --repeat "$repeat"
 measure snapshot "Pausing, saving, loading" \
 	snapshot --size $size --dir "$dir" --repeat "$repeat"
 
