@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * bench/clone_floor.h - what no clone can do without: a VM that exists, with all its memory in place,
- * has its registers and devices set and runs.
+ * bench/clone_floor.h - what no clone can do without: a VM that exists, with all its memory in
+ * place, has its registers and devices set and runs.
  *
  * Concurrency: one thread.
  */
@@ -24,8 +24,8 @@ int floor_open(struct floor *f, const struct kvm *kvm, struct image *image, uint
                struct vm_error *err);
 
 /*
- * From the image's registers to its end again; its memory has been put right before the times begin.
- * Return: as floor_open(); as vm_rewind(), space_reset().
+ * From the image's registers to its end again; its memory has been put right before the times
+ * begin. Return: as floor_open(); as vm_rewind(), space_reset().
  */
 int floor_run(struct floor *f, struct vm_times *out, struct vm_error *err);
 

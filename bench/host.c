@@ -239,8 +239,8 @@ static int warm(uint64_t bytes, int advice)
 }
 
 /*
- * The kernel's free memory lies in lists by size, and the last freed is the first taken: small pages
- * come from what is left of broken blocks, which leaves cold what huge ones are taken from.
+ * The kernel's free memory lies in lists by size, and the last freed is the first taken: small
+ * pages come from what is left of broken blocks, which leaves cold what huge ones are taken from.
  */
 int host_warm(uint64_t bytes)
 {

@@ -145,7 +145,7 @@ static void live_and_die(unsigned round, uint64_t count)
 	fleet_free(f);
 }
 
-/* What a round leaves is looked for in fleet_run(); here, whether little by little something stays. */
+/* What a round leaves is looked for in fleet_run(); here, whether something stays by and by. */
 Test(engine, generations)
 {
 	const char *given = getenv("COWSLIP_CLONES");

@@ -147,8 +147,8 @@ struct kicker {
 };
 
 /*
- * One kick for each that is wanted, or as many as it can. A storm abates by and by: on a slow machine
- * the next kick would else be there before the guest has got to its next instruction.
+ * One kick for each that is wanted, or as many as it can. A storm abates by and by: on a slow
+ * machine the next kick would else be there before the guest has got to its next instruction.
  */
 static void *kicker(void *arg)
 {
