@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -104,8 +105,8 @@ static int special_stdout(const struct circumstances *how)
 	return ends[1];
 }
 
-static _Noreturn void become(int program, const char *const *args, const struct circumstances *how,
-                             int out, int err)
+static _Noreturn void become(pid_t test, int program, const char *const *args,
+                             const struct circumstances *how, int out, int err)
 {
 	char *argv[MAX_ARGS + 2] = {(char *)"cowslip"};
 
@@ -119,6 +120,9 @@ static _Noreturn void become(int program, const char *const *args, const struct 
 		close(STDOUT_FILENO);
 	if (how->uid && (setgid(how->uid) < 0 || setuid(how->uid) < 0))
 		_exit(99);
+	/* A test that dies, of its time limit for one, leaves nothing behind. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != test)
+		_exit(99);
 	signal(SIGPIPE, SIG_DFL);
 	fexecve(program, argv, environ);
 	_exit(99);
@@ -129,6 +133,7 @@ struct running start(const char *const *args, const struct circumstances *how)
 	static const struct circumstances usual;
 	const char *path = getenv("COWSLIP");
 	struct running r = {.started = now()};
+	pid_t test = getpid();
 	int program;
 
 	path = path ? path : "build/cowslip";
@@ -140,7 +145,7 @@ struct running start(const char *const *args, const struct circumstances *how)
 	r.pid = fork();
 	cr_assert_geq(r.pid, 0, "fork: %s", strerror(errno));
 	if (r.pid == 0)
-		become(program, args, how ? how : &usual, r.out, r.err);
+		become(test, program, args, how ? how : &usual, r.out, r.err);
 	close(program);
 	return r;
 }

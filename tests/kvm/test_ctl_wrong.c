@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -133,6 +135,36 @@ Test(ctl_wrong, name_taken_over)
 	cr_assert_eq(access(sock, F_OK), 0);
 }
 
+/* Nothing that a test has started outlives it, however the test ends. */
+Test(ctl_wrong, dies_with_its_test)
+{
+	const char *sock = scratch("sock");
+	pid_t *started = mmap(NULL, sizeof(*started), PROT_READ | PROT_WRITE,
+	                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int status, ended = 0;
+	pid_t test;
+
+	cr_assert_neq(started, MAP_FAILED);
+	/* Orphans become ours to wait for. */
+	cr_assert_eq(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+	test = fork();
+	cr_assert_geq(test, 0);
+	if (test == 0) {
+		*started = begin(sock).pid;
+		_exit(0);
+	}
+	cr_assert_eq(waitpid(test, NULL, 0), test);
+	for (unsigned i = 0; i < pace_patience(1000) && ended == 0; i++) {
+		ended = waitpid(*started, &status, WNOHANG);
+		usleep(10000);
+	}
+	if (ended == 0)
+		kill(*started, SIGKILL);
+	cr_assert_eq(ended, *started);
+	cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	munmap(started, sizeof(*started));
+}
+
 /* ---- words ---- */
 
 Test(ctl_wrong, words)
@@ -164,14 +196,20 @@ Test(ctl_wrong, words)
 
 /* ---- clients ---- */
 
+/* The file is there a moment before anybody listens. */
 static int connect_to(const char *sock)
 {
 	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), r = ECONNREFUSED;
 
 	snprintf(a.sun_path, sizeof(a.sun_path), "%s", sock);
-	cr_assert_eq(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0, "%s: %s", sock,
-	             strerror(errno));
+	for (unsigned i = 0; i < pace_patience(500); i++) {
+		r = connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0 ? errno : 0;
+		if (r != ECONNREFUSED)
+			break;
+		usleep(10000);
+	}
+	cr_assert_eq(r, 0, "%s: %s", sock, strerror(r));
 	return fd;
 }
 
