@@ -3,8 +3,9 @@
  * vmm/ctl.c - the listening side of a control socket.
  *
  * Each connection has a thread, which reads a line, has it answered, writes the reply. Nobody waits
- * for a peer: time-outs on the socket end what hangs, and ctl_stop() shuts all sockets for reading.
- * The listening thread joins the others when they are done.
+ * for a peer: time-outs on the socket end what hangs, and ctl_stop() shuts all sockets for reading,
+ * and for writing those whose peer does not read. The listening thread joins the others when they
+ * are done.
  */
 #include "vmm/ctl.h"
 
@@ -28,12 +29,17 @@
 #define NAP_NS     10000000
 #define LOCK_TRIES 100u
 
+/* To read a reply, when all comes to an end. */
+#define LAST_NS UINT64_C(1000000000)
+#define LOOK_MS 100
+
 struct client {
 	struct ctl *ctl;
 	struct client *next;
 	pthread_t thread;
 	int fd;
-	bool done; /* lock: its thread touches nothing but its own end */
+	bool done;        /* lock: its thread touches nothing but its own end */
+	uint64_t sent_ns; /* lock: since when it sends its reply, 0: it does not */
 	size_t len;
 	char line[CTL_LINE_MAX + 1]; /* what has come of the present request, and more */
 };
@@ -57,6 +63,16 @@ static void wake(const struct ctl *c)
 
 	while (write(c->wake, &one, sizeof(one)) < 0 && errno == EINTR)
 		;
+}
+
+static bool is_stopped(struct ctl *c)
+{
+	bool stop;
+
+	pthread_mutex_lock(&c->lock);
+	stop = c->stop;
+	pthread_mutex_unlock(&c->lock);
+	return stop;
 }
 
 static void take_nap(void)
@@ -166,15 +182,28 @@ static const char *why(int code)
 
 /* ---- a connection ---- */
 
+static void note_sending(struct client *k, uint64_t since_ns)
+{
+	pthread_mutex_lock(&k->ctl->lock);
+	k->sent_ns = since_ns;
+	pthread_mutex_unlock(&k->ctl->lock);
+}
+
 /* Answer a line, or what is none. Return: 0, or the connection is to end. */
 static int reply(struct client *k, const char *line)
 {
 	const struct ctl_config *config = &k->ctl->config;
-	char *text = config->answer(config->ctx, line);
-	int r = text ? ctl_send(k->fd, text, strlen(text)) : -ENOMEM;
+	char *text;
+	int r;
 
+	if (is_stopped(k->ctl))
+		return -ESHUTDOWN;
+	text = config->answer(config->ctx, line);
+	note_sending(k, clock_ns());
+	r = text ? ctl_send(k->fd, text, strlen(text)) : -ENOMEM;
 	if (r == 0)
 		r = ctl_send(k->fd, "\n", 1);
+	note_sending(k, 0);
 	free(text);
 	return r;
 }
@@ -249,14 +278,14 @@ static void join_client(struct ctl *c, struct client *k)
 	c->count--;
 }
 
-/* Those that are done; or all, when they are about to be. */
-static void join_clients(struct ctl *c, bool all)
+/* Those that are done. */
+static void join_clients(struct ctl *c)
 {
 	struct client *over = NULL, *k;
 
 	pthread_mutex_lock(&c->lock);
 	for (struct client **at = &c->clients; (k = *at);) {
-		if (!all && !k->done) {
+		if (!k->done) {
 			at = &k->next;
 			continue;
 		}
@@ -295,6 +324,7 @@ static void take_client(struct ctl *c)
 	k->ctl = c;
 	k->fd = fd;
 	k->done = false;
+	k->sent_ns = 0;
 	k->len = 0;
 	set_patience(fd);
 	pthread_mutex_lock(&c->lock);
@@ -311,16 +341,6 @@ static void take_client(struct ctl *c)
 	}
 }
 
-static bool is_stopped(struct ctl *c)
-{
-	bool stop;
-
-	pthread_mutex_lock(&c->lock);
-	stop = c->stop;
-	pthread_mutex_unlock(&c->lock);
-	return stop;
-}
-
 /* Whoever waits for a request's next byte finds the end. */
 static void shut_clients(struct ctl *c)
 {
@@ -328,6 +348,32 @@ static void shut_clients(struct ctl *c)
 	for (struct client *k = c->clients; k; k = k->next)
 		shutdown(k->fd, SHUT_RD);
 	pthread_mutex_unlock(&c->lock);
+}
+
+/* Whoever does not read its reply has had its time. */
+static void cut_clients(struct ctl *c)
+{
+	uint64_t now = clock_ns();
+
+	pthread_mutex_lock(&c->lock);
+	for (struct client *k = c->clients; k; k = k->next)
+		if (k->sent_ns && now - k->sent_ns > LAST_NS)
+			shutdown(k->fd, SHUT_RDWR);
+	pthread_mutex_unlock(&c->lock);
+}
+
+/* What is under way is answered, however long that takes. */
+static void end_clients(struct ctl *c)
+{
+	struct pollfd wake = {.fd = c->wake, .events = POLLIN};
+	uint64_t count;
+
+	shut_clients(c);
+	for (join_clients(c); c->count > 0; join_clients(c)) {
+		if (poll(&wake, 1, LOOK_MS) > 0)
+			(void)!read(c->wake, &count, sizeof(count));
+		cut_clients(c);
+	}
 }
 
 static void *listener_main(void *arg)
@@ -343,12 +389,11 @@ static void *listener_main(void *arg)
 		if (poll(fds, 2, -1) < 0)
 			continue;
 		if (fds[0].revents && read(c->wake, &count, sizeof(count)) > 0)
-			join_clients(c, false);
+			join_clients(c);
 		if (fds[1].revents)
 			take_client(c);
 	}
-	shut_clients(c);
-	join_clients(c, true);
+	end_clients(c);
 	return NULL;
 }
 

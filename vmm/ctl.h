@@ -50,8 +50,9 @@ struct ctl_config {
 int ctl_start(const struct ctl_config *c, struct ctl **out, struct vm_error *err);
 
 /*
- * No new requests; those under way are answered, connections are closed, the file is removed (if it
- * is still ours). NULL is ignored.
+ * No new requests; those under way are answered, connections are closed (also those of peers that
+ * do not read their reply for a second), the file is removed (if it is still ours). NULL is
+ * ignored.
  */
 void ctl_stop(struct ctl *c);
 

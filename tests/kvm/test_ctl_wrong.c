@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tests/kvm/command.h"
@@ -354,6 +355,24 @@ Test(ctl_wrong, hangs)
 	stop(&r, sock);
 	for (unsigned i = 16; i < 32; i++)
 		close(hanging[i]);
+}
+
+/* One that asks and asks and reads nothing. It waits for its 30 seconds, but the end does not. */
+Test(ctl_wrong, does_not_read)
+{
+	const char *sock = scratch("sock");
+	struct running r = begin(sock);
+	struct pollfd p = {.fd = connect_to(sock), .events = POLLOUT};
+	struct timespec from, to;
+
+	while (poll(&p, 1, 500) == 1)
+		cr_assert_gt(send(p.fd, "stats\n", 6, MSG_NOSIGNAL | MSG_DONTWAIT), 0);
+	works(sock);
+	clock_gettime(CLOCK_MONOTONIC, &from);
+	stop(&r, sock);
+	clock_gettime(CLOCK_MONOTONIC, &to);
+	cr_assert_lt(to.tv_sec - from.tv_sec, 20);
+	close(p.fd);
 }
 
 /* More than are served at once. */
