@@ -47,10 +47,20 @@ __attribute__((format(printf, 1, 2))) static json_t *refuse(const char *format, 
 	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
-	/* What a client sends need not be text. */
 	shown = json_string(text);
-	return json_pack("{s:b, s:o}", "ok", 0, "error",
-	                 shown ? shown : json_string("a request that is no UTF-8 text"));
+	/* A word that was cut within a character. */
+	for (char *c = text; !shown && *c; c++)
+		*c = (char)(*c & 0x80 ? '?' : *c);
+	return json_pack("{s:b, s:o}", "ok", 0, "error", shown ? shown : json_string(text));
+}
+
+/* May it stand in a reply? Else it would be done, and not be answered. */
+static bool is_text(const char *line)
+{
+	json_t *json = json_string(line);
+
+	json_decref(json);
+	return json;
 }
 
 /* ---- words ---- */
@@ -262,6 +272,8 @@ static json_t *answer(struct cli_ctl *c, const char *line)
 
 	if (!line)
 		return refuse("a request is one line of text, of %u bytes at most", CTL_LINE_MAX);
+	if (!is_text(line))
+		return refuse("a request that is no UTF-8 text");
 	rest = next_word(line, word);
 	for (size_t i = 0; i < VERBS; i++)
 		if (strcmp(word, verbs[i].name) == 0)

@@ -11,12 +11,12 @@
  *     anything that fails {"ok":false,"error":"one line"}
  *
  * Without an ID, fork is of VM 0 and the others are of all. FILE is the rest of the line, blanks
- * included; a relative one is relative to where `cowslip run` was started. Times are whole
- * microseconds. PAUSE is "pause_us":N,"stops":N,"stopped_us":N: the guest's longest stop, each from
- * the request to stop until it went on, how many there were (vmm/ctl_herd.h; 0: it was paused), and
- * all together. start_us from the request until the child was about to enter its first instruction;
- * write_us for the file, which is written while the guest runs; us until all of the VM stood still,
- * or was gone.
+ * included; a relative one is relative to where `cowslip run` was started. All is UTF-8. Times are
+ * whole microseconds. PAUSE is "pause_us":N,"stops":N,"stopped_us":N: the guest's longest stop,
+ * each from the request to stop until it went on, how many there were (vmm/ctl_herd.h; 0: it was
+ * paused), and all together. start_us from the request until the child was about to enter its first
+ * instruction; write_us for the file, which is written while the guest runs; us until all of the VM
+ * stood still, or was gone.
  *
  * vms of stats, in order of birth: id, parent (the first is its own), state ("starting", "running",
  * "paused", "ended"), cpus, shared_bytes (of images, that it can see), private_bytes (its copies of

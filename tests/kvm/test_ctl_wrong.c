@@ -258,6 +258,8 @@ Test(ctl_wrong, one_connection)
 		{"FORK\n", "unknown"},
 		{"save 0\n", "to what file"},
 		{"save / 0\n", "not the number"},
+		{"save 0 \xff\n", "UTF-8"},
+		{"fork aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\xc3\xa4\n", "not the number"},
 		{"stop 1\n", "\"ok\":true"},
 	};
 	const char *sock = scratch("sock");
