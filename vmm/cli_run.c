@@ -367,7 +367,7 @@ static bool on_kicked(void *ctx, struct vm *vm)
 	struct run_command *r = ctx;
 
 	/* Kicked for a match: only the first VM's console is watched. Others are for --ctl. */
-	if (!r->matched || r->saved || vm_number(vm) != 0)
+	if (vm_number(vm) != 0 || !r->matched || r->saved)
 		return true;
 	return save_once(r, vm);
 }
