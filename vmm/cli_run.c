@@ -377,7 +377,7 @@ static const char *who(uint64_t number, char *buf, size_t size)
 {
 	if (number == 0)
 		return "the guest";
-	snprintf(buf, size, "VM %" PRIu64 ", forked by the guest,", number);
+	snprintf(buf, size, "VM %" PRIu64 ", a fork,", number);
 	return buf;
 }
 

@@ -209,7 +209,7 @@ Test(ctl, status)
 	json_decref(must(ARGS("ctl", sock, "stop", "0")));
 	s = finish(&r);
 	cr_assert_eq(s.status, 124, "%s", s.err);
-	cr_assert(lines(s.err) == 1 && strstr(s.err, "VM 1"), "%s", s.err);
+	cr_assert(lines(s.err) == 1 && strstr(s.err, "VM 1, a fork, ran"), "%s", s.err);
 	cr_assert(is_there(stats));
 	said_free(&s);
 }
