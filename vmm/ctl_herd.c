@@ -436,6 +436,11 @@ void herd_run(struct herd *h)
 	if (r) {
 		end_requests(root);
 		h->hooks.failed(h->hooks.ctx, root->id, r, "no thread to run it on");
+		/* Its end may be waited for by now. */
+		pthread_mutex_lock(&h->lock);
+		root->gone = true;
+		pthread_cond_broadcast(&h->changed);
+		pthread_mutex_unlock(&h->lock);
 		return;
 	}
 	pthread_mutex_lock(&h->lock);
