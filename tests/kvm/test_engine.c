@@ -151,8 +151,8 @@ Test(engine, generations)
 	const char *given = getenv("COWSLIP_CLONES");
 	uint64_t count = given ? strtoull(given, NULL, 10) : pace_rounds(600, 60);
 	uint64_t each = min_u64(1000, count / 6), done = 0;
-	struct procmem before, after;
-	struct hostmem first, last;
+	struct procmem before = {0}, after;
+	struct hostmem first = {0}, last;
 
 	cr_assert_gt(each, 0);
 	for (unsigned round = 0; done < count; round++, done += each) {
