@@ -142,7 +142,7 @@ Test(ctl_wrong, dies_with_its_test)
 	const char *sock = scratch("sock");
 	pid_t *started = mmap(NULL, sizeof(*started), PROT_READ | PROT_WRITE,
 	                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	int status, ended = 0;
+	int status = 0, ended = 0;
 	pid_t test;
 
 	cr_assert_neq(started, MAP_FAILED);
