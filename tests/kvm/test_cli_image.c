@@ -19,6 +19,7 @@
 
 #include "arch/arch.h"
 #include "tests/kvm/command.h"
+#include "tests/kvm/pace.h"
 #include "vmm/snapshot.h"
 
 #define TORTURE_TIMES 24u /* by default */
@@ -154,8 +155,6 @@ static json_t *entry(json_t *list, const char *name)
 	return NULL;
 }
 
-#define LEVELS 64
-
 static const char *level(int n)
 {
 	char name[32];
@@ -165,12 +164,12 @@ static const char *level(int n)
 }
 
 /* None that another lies in can be removed; all but a few of a line are such. */
-static void keep_used_levels(void)
+static void keep_used_levels(int levels)
 {
 	json_t *list = json_of(ARGS("image", "ls", "--json", scratch("")), 0);
 	unsigned kept = 0;
 
-	for (int n = 0; n <= LEVELS; n++) {
+	for (int n = 0; n <= levels; n++) {
 		const char *path = level(n);
 
 		if (json_at(entry(list, strrchr(path, '/') + 1), "used") == 0)
@@ -179,36 +178,37 @@ static void keep_used_levels(void)
 		kept++;
 	}
 	json_decref(list);
-	cr_assert_geq(kept, LEVELS - 8, "%u", kept);
+	cr_assert_geq(kept, (unsigned)levels - 8, "%u", kept);
 }
 
-/* Each in a process of its own; the guest itself knows what every word must be. */
-Test(cli_image, a_line_of_sixty_four, .timeout = 600)
+/* Sixty-four; each in a process of its own, and the guest knows what every word must be. */
+Test(cli_image, a_long_line, .timeout = 600)
 {
+	const int levels = (int)pace_rounds(64, 16);
 	struct said s = run(ARGS("run", "--mem", "32M", "--save", level(0), guest("memwalk"), "--",
 	                         "size=4M", "ready=65"));
 
 	cr_assert_eq(s.status, 0, "%s", s.err);
 	said_free(&s);
-	for (int n = 1; n <= LEVELS; n++) {
+	for (int n = 1; n <= levels; n++) {
 		s = run(ARGS("clone", level(n - 1), "--save", level(n)));
 		cr_assert_eq(s.status, 0, "%s", s.err);
 		said_free(&s);
 	}
-	for (int n = 0; n <= LEVELS; n++) {
+	for (int n = 0; n <= levels; n++) {
 		s = run(ARGS("clone", level(n)));
 		cr_assert_eq(s.status, 0, "level %d: %s", n, s.err);
 		cr_assert_eq(lines_with(s.out, "memwalk: every word ok"), 1, "%s", s.out);
 		said_free(&s);
 	}
-	keep_used_levels();
-	expect_whole(level(LEVELS));
-	cr_assert_eq(scratch_entries(), LEVELS + 1);
+	keep_used_levels(levels);
+	expect_whole(level(levels));
+	cr_assert_eq(scratch_entries(), levels + 1);
 	/* Flat, the last needs none of the others. */
-	s = run(ARGS("image", "flatten", level(LEVELS), scratch("flat.cow")));
+	s = run(ARGS("image", "flatten", level(levels), scratch("flat.cow")));
 	cr_assert_eq(s.status, 0, "%s", s.err);
 	said_free(&s);
-	for (int n = 0; n <= LEVELS; n++) {
+	for (int n = 0; n <= levels; n++) {
 		if (access(level(n), F_OK))
 			continue;
 		s = run(ARGS("image", "rm", "--cascade", level(n)));

@@ -97,7 +97,7 @@ Test(ctl, forks)
 	struct said s;
 	struct stat st;
 
-	count = (unsigned)pace_patience(40);
+	count = 30 + (unsigned)pace_patience(10);
 	snprintf(rounds, sizeof(rounds), "rounds=%u", count);
 	r = begin(ARGS("run", "--ctl", sock, "--mem", "16M", guest("stamp"), "--", "size=1M",
 	               "rate=4000", rounds),
@@ -163,7 +163,7 @@ Test(ctl, save)
 	json_t *reply;
 	struct said s;
 
-	snprintf(rounds, sizeof(rounds), "rounds=%u", (unsigned)pace_patience(30));
+	snprintf(rounds, sizeof(rounds), "rounds=%u", 20 + (unsigned)pace_patience(10));
 	r = begin(ARGS("run", "--ctl", sock, "--cpus", "2", "--mem", "16M", guest("stamp"), "--",
 	               "size=1M", "rate=4000", rounds),
 	          sock);
