@@ -103,9 +103,9 @@ static int copy_piece(const struct space *s, const struct image_piece *p, uint8_
 }
 
 /*
- * A memset of nothing is a store with an empty mask in some C libraries; where the page it points to
- * may not be written, the one behind what has been copied, a CPU takes longer for it than for the
- * copy of a page.
+ * A memset of nothing is a store with an empty mask in some C libraries; where the page it points
+ * to may not be written, the one behind what has been copied, a CPU takes longer for it than for
+ * the copy of a page.
  */
 static void zero(uint8_t *to, uint64_t size)
 {
