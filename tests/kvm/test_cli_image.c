@@ -203,7 +203,7 @@ Test(cli_image, a_long_line, .timeout = 600)
 	}
 	keep_used_levels(levels);
 	expect_whole(level(levels));
-	cr_assert_eq(scratch_entries(), levels + 1);
+	cr_assert_eq(scratch_entries(), (unsigned)levels + 1);
 	/* Flat, the last needs none of the others. */
 	s = run(ARGS("image", "flatten", level(levels), scratch("flat.cow")));
 	cr_assert_eq(s.status, 0, "%s", s.err);
