@@ -196,6 +196,27 @@ void said_free(struct said *s)
 	free(s->err);
 }
 
+void refused_in(const char *const *args, const char *words, const struct circumstances *how)
+{
+	unsigned before = scratch_entries();
+	struct said s = run_in(args, how);
+
+	cr_assert_eq(s.status, 125, "%s %s: status %d: %s", args[0], args[1] ? args[1] : "",
+	             s.status, s.err);
+	cr_assert_eq(lines(s.err), 1, "%s", s.err);
+	cr_assert_eq(lines_with(s.err, "cowslip: "), 1, "%s", s.err);
+	cr_assert_eq(s.err[s.err_size - 1], '\n');
+	cr_assert_not_null(strstr(s.err, words), "wanted '%s', got: %s", words, s.err);
+	cr_assert_eq(s.out_size, 0, "%s", s.out);
+	cr_assert_eq(scratch_entries(), before, "something was left behind");
+	said_free(&s);
+}
+
+void refused(const char *const *args, const char *words)
+{
+	refused_in(args, words, NULL);
+}
+
 unsigned lines(const char *text)
 {
 	return lines_with(text, "");

@@ -120,17 +120,6 @@ static void save_clone(const char *from, const char *to)
 	said_free(&s);
 }
 
-/* One error line that has `text` in it. */
-static void refused(const char *const *args, const char *text)
-{
-	struct said s = run(args);
-
-	cr_assert_eq(s.status, 125, "%d %s", s.status, s.err);
-	cr_assert_eq(lines(s.err), 1, "%s", s.err);
-	cr_assert_not_null(strstr(s.err, text), "%s", s.err);
-	said_free(&s);
-}
-
 static json_t *json_of(const char *const *args, int status)
 {
 	struct said s = run(args);

@@ -25,17 +25,6 @@ static void succeed(const char *const *args, const char *lead)
 	said_free(&s);
 }
 
-/* One error line that has `text` in it. */
-static void refused(const char *const *args, const char *text)
-{
-	struct said s = run(args);
-
-	cr_assert_eq(s.status, 125, "%d %s", s.status, s.err);
-	cr_assert_eq(lines(s.err), 1, "%s", s.err);
-	cr_assert_not_null(strstr(s.err, text), "%s", s.err);
-	said_free(&s);
-}
-
 /* a.cow, and b.cow that lies partly in it, both at a READY. */
 static void save_pair(void)
 {

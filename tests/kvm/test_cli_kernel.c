@@ -112,21 +112,6 @@ static struct file pvh(void)
 	return f;
 }
 
-/* Status 125 with one line that holds `words`; stdout is empty, nothing is made. */
-static void refused(const char *const *args, const char *words)
-{
-	unsigned before = scratch_entries();
-	struct said s = run(args);
-
-	cr_assert_eq(s.status, 125, "%s: status %d: %s", words, s.status, s.err);
-	cr_assert_eq(lines(s.err), 1, "%s", s.err);
-	cr_assert_eq(lines_with(s.err, "cowslip: "), 1, "%s", s.err);
-	cr_assert_not_null(strstr(s.err, words), "wanted '%s', got: %s", words, s.err);
-	cr_assert_eq(s.out_size, 0, "%s", s.out);
-	cr_assert_eq(scratch_entries(), before, "something was left behind");
-	said_free(&s);
-}
-
 static void runs(const char *const *args)
 {
 	struct said s = run(args);

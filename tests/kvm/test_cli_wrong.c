@@ -21,28 +21,6 @@
 
 TestSuite(cli_wrong, .init = scratch_make, .fini = scratch_remove, .timeout = 60);
 
-/* Fails with one line that holds `words`; stdout is empty, nothing is made. */
-static void refused_in(const char *const *args, const char *words, const struct circumstances *how)
-{
-	unsigned before = scratch_entries();
-	struct said s = run_in(args, how);
-
-	cr_assert_eq(s.status, 125, "%s %s: status %d: %s", args[0], args[1] ? args[1] : "",
-	             s.status, s.err);
-	cr_assert_eq(lines(s.err), 1, "%s", s.err);
-	cr_assert_eq(lines_with(s.err, "cowslip: "), 1, "%s", s.err);
-	cr_assert_eq(s.err[s.err_size - 1], '\n');
-	cr_assert_not_null(strstr(s.err, words), "wanted '%s', got: %s", words, s.err);
-	cr_assert_eq(s.out_size, 0, "%s", s.out);
-	cr_assert_eq(scratch_entries(), before, "something was left behind");
-	said_free(&s);
-}
-
-static void refused(const char *const *args, const char *words)
-{
-	refused_in(args, words, NULL);
-}
-
 struct wrong {
 	const char *args[6];
 	const char *words;

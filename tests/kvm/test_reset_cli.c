@@ -284,16 +284,6 @@ Test(reset_cli, plain_run)
 	said_free(&s);
 }
 
-static void refused(const char *const *args, const char *words)
-{
-	struct said s = run(args);
-
-	cr_assert_eq(s.status, 125, "%s", s.err);
-	cr_assert(lines(s.err) == 1 && strstr(s.err, words), "wanted \"%s\": %s", words, s.err);
-	cr_assert_eq(s.out_size, 0);
-	said_free(&s);
-}
-
 /* Every row is measured as often as asked, of as many pages; the line is a line. */
 Test(reset_cli, bench)
 {
