@@ -122,6 +122,29 @@ static struct shells *store(unsigned most)
 	return s;
 }
 
+/* A store, and what its VMs are clones of. */
+struct shop {
+	struct lab l;
+	struct image *image;
+	struct vm_config c;
+	struct shells *s;
+};
+
+static void shop_open(struct shop *p, unsigned most, enum fault_choice faults)
+{
+	p->s = store(most);
+	lab_open(&p->l, POOL);
+	p->image = errand_image(&p->l, 1);
+	p->c = clone_config(&p->l, p->image, 1, faults, NULL);
+}
+
+static void shop_close(struct shop *p)
+{
+	shells_destroy(p->s);
+	image_put(p->image);
+	lab_close(&p->l);
+}
+
 static struct shells_stats stats_of(struct shells *s)
 {
 	struct shells_stats stats;
@@ -130,7 +153,6 @@ static struct shells_stats stats_of(struct shells *s)
 	return stats;
 }
 
-/* Can a VM of these machines be reset on this host? */
 static void expect_stats(struct shells *s, uint64_t made, uint64_t reused, uint64_t refused,
                          unsigned idle)
 {
@@ -238,147 +260,122 @@ Test(shell, ends)
 	static const struct step crash[] = {{STEP_RING, UINT64_C(0x123456789000), 0}};
 	static const struct step busy[] = {{STEP_COUNT, SCRIPT_DATA, 0}, {STEP_GOTO, ERRAND, 0}};
 	static const struct step fork[] = {{STEP_RING, FORK, 0}, {STEP_RING, LEAVE, 0}};
-	struct shells *s = store(4);
-	struct vm_config c;
-	struct image *image, *child;
+	struct image *child;
 	struct vm_error err;
-	struct lab l;
+	struct shop p;
 	struct vm *vm;
 
-	lab_open(&l, POOL);
-	image = errand_image(&l, 1);
-	expect_result(&l, image, just_leave, sizeof(just_leave), VM_EXITED, true);
-	expect_result(&l, image, crash, sizeof(crash), VM_CRASHED, false);
-	expect_result(&l, image, busy, sizeof(busy), VM_TIMEOUT, false);
-	expect_result(&l, image, fork, sizeof(fork), VM_FORK, false);
+	shop_open(&p, 4, FAULTS_AUTO);
+	expect_result(&p.l, p.image, just_leave, sizeof(just_leave), VM_EXITED, true);
+	expect_result(&p.l, p.image, crash, sizeof(crash), VM_CRASHED, false);
+	expect_result(&p.l, p.image, busy, sizeof(busy), VM_TIMEOUT, false);
+	expect_result(&p.l, p.image, fork, sizeof(fork), VM_FORK, false);
 
 	/* A VM that forked is a clone of another image now, however it ends. */
-	c = clone_config(&l, image, 1, FAULTS_AUTO, NULL);
-	c.mailbox = (struct vm_mailbox){.input = fork, .input_size = sizeof(fork)};
-	vm = take(s, &c);
+	p.c.mailbox = (struct vm_mailbox){.input = fork, .input_size = sizeof(fork)};
+	vm = take(p.s, &p.c);
 	lab_expect(vm, VM_FORK, 0);
 	child = lab_snapshot(vm);
 	cr_assert_eq(vm_answer_fork(vm, 2), 0);
 	lab_expect(vm, VM_EXITED, 7);
-	shells_give(s, vm, VM_EXITED);
+	shells_give(p.s, vm, VM_EXITED);
 	image_put(child);
-	expect_stats(s, 1, 0, 1, 0);
+	expect_stats(p.s, 1, 0, 1, 0);
 
 	/* A kick may come late: nobody else's VM may get it. */
-	c.mailbox = (struct vm_mailbox){.input = busy, .input_size = sizeof(busy)};
-	vm = take(s, &c);
+	p.c.mailbox = (struct vm_mailbox){.input = busy, .input_size = sizeof(busy)};
+	vm = take(p.s, &p.c);
 	vm_kick(vm);
 	lab_expect(vm, VM_KICKED, 0);
-	shells_give(s, vm, VM_EXITED);
-	expect_stats(s, 2, 0, 2, 0);
+	shells_give(p.s, vm, VM_EXITED);
+	expect_stats(p.s, 2, 0, 2, 0);
 
 	/* What its owner protected stays so. */
-	vm = take(s, &c);
+	vm = take(p.s, &p.c);
 	cr_assert_eq(vm_protect(vm, (struct gpa_range){{SCRIPT_DATA}, PAGE}, PROTECT_RO, &err), 0);
-	shells_give(s, vm, VM_READY);
-	expect_stats(s, 3, 0, 3, 0);
+	shells_give(p.s, vm, VM_READY);
+	expect_stats(p.s, 3, 0, 3, 0);
 
 	/* Never run at all. */
-	shells_give(s, take(s, &c), VM_READY);
-	expect_stats(s, 4, 0, 3, 1);
-	shells_destroy(s);
-	image_put(image);
-	lab_close(&l);
+	shells_give(p.s, take(p.s, &p.c), VM_READY);
+	expect_stats(p.s, 4, 0, 3, 1);
+	shop_close(&p);
 }
 
 /* A kick that comes when nobody has the VM, or between a reset and the run after it. */
 Test(shell, late_kicks)
 {
-	struct shells *s = store(1);
 	struct vm_error err;
-	struct vm_config c;
-	struct image *image;
+	struct shop p;
 	struct vm *vm;
-	struct lab l;
 
-	lab_open(&l, POOL);
-	image = errand_image(&l, 1);
-	c = clone_config(&l, image, 1, FAULTS_AUTO, NULL);
-	vm = take(s, &c);
-	shells_give(s, vm, VM_READY);
+	shop_open(&p, 1, FAULTS_AUTO);
+	vm = take(p.s, &p.c);
+	shells_give(p.s, vm, VM_READY);
 	vm_kick(vm);
-	vm = take(s, &c);
+	vm = take(p.s, &p.c);
 	lab_expect(vm, VM_EXITED, 7);
-	shells_give(s, vm, VM_EXITED);
-	expect_stats(s, 2, 0, 1, 1);
-	vm = take(s, &c);
+	shells_give(p.s, vm, VM_EXITED);
+	expect_stats(p.s, 2, 0, 1, 1);
+	vm = take(p.s, &p.c);
 	vm_kick(vm);
 	cr_assert_eq(vm_reset(vm, 1, NULL, &err), 0);
 	lab_expect(vm, VM_EXITED, 7);
 	/* Another one may be under way. */
-	shells_give(s, vm, VM_EXITED);
-	expect_stats(s, 2, 1, 2, 0);
-	shells_destroy(s);
-	image_put(image);
-	lab_close(&l);
+	shells_give(p.s, vm, VM_EXITED);
+	expect_stats(p.s, 2, 1, 2, 0);
+	shop_close(&p);
 }
 
 /* What no VM takes throws none away. */
 Test(shell, an_argument_too_long)
 {
 	static char arg[ABI_ARGS_MAX + 1];
-	struct shells *s = store(2);
 	struct vm_error err;
-	struct vm_config c;
-	struct image *image;
+	struct shop p;
 	struct vm *vm;
-	struct lab l;
 
-	lab_open(&l, POOL);
-	image = errand_image(&l, 1);
-	c = clone_config(&l, image, 1, FAULTS_AUTO, NULL);
-	cr_assert_eq(shells_prepare(s, &c, 2, &err), 0);
+	shop_open(&p, 2, FAULTS_AUTO);
+	cr_assert_eq(shells_prepare(p.s, &p.c, 2, &err), 0);
 	memset(arg, 'a', ABI_ARGS_MAX);
-	c.arg = arg;
-	cr_assert_eq(shells_take(s, &c, &vm, &err), -EINVAL);
+	p.c.arg = arg;
+	cr_assert_eq(shells_take(p.s, &p.c, &vm, &err), -EINVAL);
 	cr_assert_not_null(strstr(err.text, "argument longer than"), "%s", err.text);
-	expect_stats(s, 2, 0, 0, 2);
-	shells_destroy(s);
-	image_put(image);
-	lab_close(&l);
+	expect_stats(p.s, 2, 0, 0, 2);
+	shop_close(&p);
 }
 
 /* Another image, path or limit wants another VM; more than may be kept are not. */
 Test(shell, fits)
 {
-	struct shells *s = store(2);
 	struct vm_error err;
-	struct vm_config c, other;
-	struct image *image, *second;
-	struct lab l;
+	struct vm_config other;
+	struct image *second;
+	struct shop p;
 	struct vm *vm[3];
 
-	lab_open(&l, POOL);
-	image = errand_image(&l, 1);
-	second = errand_image(&l, 1);
-	c = clone_config(&l, image, 1, FAULTS_KERNEL, NULL);
-	cr_assert_eq(shells_prepare(s, &c, 5, &err), 0);
-	expect_stats(s, 3, 0, 0, 2);
-	other = c;
+	shop_open(&p, 2, FAULTS_KERNEL);
+	second = errand_image(&p.l, 1);
+	cr_assert_eq(shells_prepare(p.s, &p.c, 5, &err), 0);
+	expect_stats(p.s, 3, 0, 0, 2);
+	other = p.c;
 	other.image = second;
-	shells_give(s, take(s, &other), VM_READY);
-	expect_stats(s, 4, 0, 0, 2);
-	other = c;
+	shells_give(p.s, take(p.s, &other), VM_READY);
+	expect_stats(p.s, 4, 0, 0, 2);
+	other = p.c;
 	other.limit_bytes = 4 * MIB;
-	shells_give(s, take(s, &other), VM_READY);
-	expect_stats(s, 5, 0, 0, 2);
+	shells_give(p.s, take(p.s, &other), VM_READY);
+	expect_stats(p.s, 5, 0, 0, 2);
 	for (unsigned i = 0; i < 3; i++)
-		vm[i] = take(s, &c);
-	expect_stats(s, 6, 2, 0, 0);
+		vm[i] = take(p.s, &p.c);
+	expect_stats(p.s, 6, 2, 0, 0);
 	for (unsigned i = 0; i < 3; i++) {
 		lab_expect(vm[i], VM_EXITED, 7);
-		shells_give(s, vm[i], VM_EXITED);
+		shells_give(p.s, vm[i], VM_EXITED);
 	}
-	expect_stats(s, 6, 2, 0, 2);
-	shells_destroy(s);
+	expect_stats(p.s, 6, 2, 0, 2);
 	image_put(second);
-	image_put(image);
-	lab_close(&l);
+	shop_close(&p);
 }
 
 /* ---- page tables ---- */
