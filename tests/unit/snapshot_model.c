@@ -208,6 +208,17 @@ void st_save(const struct image *image, const char *path)
 	cr_assert_eq(ret, 0, "%d %s", ret, st.error.text);
 }
 
+void st_save_over(struct snapshot_base *base, const char *path)
+{
+	struct image *image = st_image(st_state, sizeof(st_state));
+	struct snapshot_request r = {
+		.image = image, .isa = ISA, .cpus = 1, .path = path, .base = base};
+
+	cr_assert_eq(snapshot_write(&r, &st.error), 0, "%s", st.error.text);
+	image_put(image);
+	snapshot_base_free(base);
+}
+
 struct image *st_open(const char *path, struct snapshot_info *info)
 {
 	struct image *image = NULL;

@@ -77,6 +77,8 @@ void st_expect_state(const struct image *image, const void *want, size_t want_si
 /* These must succeed. */
 void st_save(const struct image *image, const char *path);
 void st_save_mixed(const char *path);
+/* What has been added, as an image that may lie in files of `base`, which is freed. */
+void st_save_over(struct snapshot_base *base, const char *path);
 struct image *st_open(const char *path, struct snapshot_info *info);
 
 /* The code of an open that must be refused, with one line that names the path. */

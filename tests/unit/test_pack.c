@@ -131,9 +131,8 @@ static void save_small(const char *name)
 /* The image of a clone of `from` that has changed three pages. */
 static void save_over(const char *from, const char *name)
 {
-	struct snapshot_request r = {.isa = ISA, .cpus = 1, .path = st_path(name)};
 	struct snapshot_base *base;
-	struct image *image, *child;
+	struct image *image;
 	const struct extent *e;
 	size_t count;
 
@@ -142,13 +141,8 @@ static void save_over(const char *from, const char *name)
 	for (size_t i = 1; i < count; i++)
 		st_add_extent(e[i]);
 	st_fill(st_add_pages(5 * PAGE, 3), 3 * PAGE);
-	child = st_image(st_state, sizeof(st_state));
-	r.image = child;
-	r.base = base;
-	cr_assert_eq(snapshot_write(&r, &st.error), 0, "%s", st.error.text);
-	image_put(child);
+	st_save_over(base, st_path(name));
 	image_put(image);
-	snapshot_base_free(base);
 }
 
 /* a.cow, b.cow over it, c.cow over that: c lies in all three. */
