@@ -16,15 +16,6 @@ static const struct bench_command *const commands[] = {&bench_faults, &bench_clo
 
 static const struct argp_option options[] = {CLI_COMMON_OPTIONS};
 
-/* What follows a command is its own. */
-static int own_option(void *to, int key, const char *arg)
-{
-	(void)to;
-	(void)key;
-	(void)arg;
-	return -EINVAL;
-}
-
 static int unknown_command(void *to, unsigned index, bool after, const char *arg)
 {
 	(void)to;
@@ -45,7 +36,6 @@ static const struct cli_command top = {
 	       "  fork        a guest forked while it runs\n"
 	       "  snapshot    pausing, saving and loading\n\n"
 	       "`cowslip bench COMMAND --help` lists a command's options.",
-	.option = own_option,
 	.argument = unknown_command,
 };
 

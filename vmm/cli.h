@@ -93,7 +93,7 @@ struct cli_command {
 	const struct argp_option *options; /* ends with CLI_COMMON_OPTIONS */
 	const char *args_doc;
 	const char *doc;
-	int (*option)(void *to, int key, const char *arg);
+	int (*option)(void *to, int key, const char *arg); /* NULL: it has none of its own */
 	/* `after`: it follows a "--". The string lives as long as argv. */
 	int (*argument)(void *to, unsigned index, bool after, const char *arg);
 };

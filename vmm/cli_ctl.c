@@ -23,14 +23,6 @@ struct ctl_command {
 
 static const struct argp_option options[] = {CLI_COMMON_OPTIONS};
 
-static int no_option(void *to, int key, const char *arg)
-{
-	(void)to;
-	(void)key;
-	(void)arg;
-	return -EINVAL;
-}
-
 static int take_argument(void *to, unsigned index, bool after, const char *arg)
 {
 	struct ctl_command *c = to;
@@ -62,7 +54,6 @@ static const struct cli_command command = {
 	       "  stop [ID|all]    end a guest (all), as if it had exited with 0\n\n"
 	       "pause_us is how long the guest stood still for it.\n\n"
 	       "Exit status: 0; 125 when it could not be done.",
-	.option = no_option,
 	.argument = take_argument,
 };
 

@@ -136,7 +136,7 @@ static int take_option(struct parse *p, int key, const char *arg)
 		p->wish = key;
 		return 0;
 	}
-	return p->command->option(p->to, key, arg);
+	return p->command->option ? p->command->option(p->to, key, arg) : -EINVAL;
 }
 
 static error_t take(int key, char *arg, struct argp_state *state)

@@ -24,15 +24,6 @@ static const struct {
 
 static const struct argp_option options[] = {CLI_COMMON_OPTIONS};
 
-/* The command stands in `to`: what follows it is its own. */
-static int own_option(void *to, int key, const char *arg)
-{
-	(void)to;
-	(void)key;
-	(void)arg;
-	return -EINVAL;
-}
-
 static int unknown_command(void *to, unsigned index, bool after, const char *arg)
 {
 	(void)to;
@@ -58,7 +49,6 @@ static const struct cli_command top = {
 	       "`cowslip COMMAND --help` lists a command's options.\n\n"
 	       "Exit status: the guest's own code; 124 it ran out of time; 125 cowslip failed; "
 	       "126 the guest crashed.",
-	.option = own_option,
 	.argument = unknown_command,
 };
 
