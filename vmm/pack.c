@@ -281,13 +281,6 @@ static int pack_to_file(struct packer *p)
 	return ret;
 }
 
-static void describe(const struct packer *p, struct pack_info *out)
-{
-	*out = (struct pack_info){.files = p->table.header.file_count, .packed_bytes = p->offset};
-	for (uint32_t i = 0; i < out->files; i++)
-		out->data_bytes += p->table.entry[i].pages << MM_PAGE_SHIFT;
-}
-
 static int open_files(struct packer *p)
 {
 	struct snap_file f;
@@ -318,7 +311,7 @@ int pack_image(const struct pack_request *r, struct pack_info *info, struct snap
 	if (!ret)
 		ret = r->path ? pack_to_file(p) : write_packed(p);
 	if (!ret && info)
-		describe(p, info);
+		pack_describe(&p->table, p->offset, info);
 	ZSTD_freeCCtx(p->zstd);
 	free(p->packed);
 	free(p->block);

@@ -105,6 +105,9 @@ static inline const char *pack_name(const char *path)
 	return slash ? slash + 1 : path;
 }
 
+/* What a packed file of `packed_bytes` with this table holds. */
+void pack_describe(const struct pack_table *t, uint64_t packed_bytes, struct pack_info *out);
+
 /* The checksum of a table, whatever its header_sum says. Its size is valid. */
 uint64_t pack_table_sum(const struct pack_table *t);
 

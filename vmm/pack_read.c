@@ -49,6 +49,13 @@ uint64_t pack_table_sum(const struct pack_table *t)
 	return sum;
 }
 
+void pack_describe(const struct pack_table *t, uint64_t packed_bytes, struct pack_info *out)
+{
+	*out = (struct pack_info){.files = t->header.file_count, .packed_bytes = packed_bytes};
+	for (uint32_t i = 0; i < out->files; i++)
+		out->data_bytes += t->entry[i].pages << MM_PAGE_SHIFT;
+}
+
 int pack_kind_of(const char *path, enum pack_kind *out)
 {
 	char magic[PACK_MAGIC_SIZE];

@@ -381,16 +381,6 @@ static void release(struct unpacker *u)
 	pack_reader_close(u->reader);
 }
 
-static void describe(const struct unpacker *u, struct pack_info *out)
-{
-	*out = (struct pack_info){
-		.files = u->table->header.file_count,
-		.packed_bytes = pack_reader_offset(u->reader),
-	};
-	for (uint32_t i = 0; i < out->files; i++)
-		out->data_bytes += u->table->entry[i].pages << MM_PAGE_SHIFT;
-}
-
 int unpack_image(const struct unpack_request *r, struct pack_info *info, struct snapshot_error *err)
 {
 	struct unpacker u = {.request = r, .err = err};
@@ -401,7 +391,7 @@ int unpack_image(const struct unpack_request *r, struct pack_info *info, struct 
 	u.table = pack_reader_table(u.reader);
 	ret = unpack_files(&u);
 	if (!ret && info)
-		describe(&u, info);
+		pack_describe(u.table, pack_reader_offset(u.reader), info);
 	release(&u);
 	return ret;
 }
