@@ -260,12 +260,7 @@ static bool handle(struct member *m, struct vm_report *report)
 		on = serve(m) && ask_hook(h, h->hooks.kicked, m->vm);
 		break;
 	case VM_FORK:
-		if (vm_answer_fork(m->vm, fork_self(m)) == 0)
-			return true;
-		*report = (struct vm_report){.event = VM_FAILED, .code = -ENOMEM};
-		snprintf(report->text, sizeof(report->text),
-		         "no memory to answer the guest's fork");
-		return false;
+		return family_answer_fork(m->vm, fork_self(m), report);
 	case VM_NEXT:
 		on = ask_next(h, m->vm, report->code);
 		if (!on)

@@ -129,6 +129,15 @@ static int fork_member(struct family *f, struct vm *parent)
 	return (int)number;
 }
 
+bool family_answer_fork(struct vm *vm, int result, struct vm_report *report)
+{
+	if (vm_answer_fork(vm, result) == 0)
+		return true;
+	*report = (struct vm_report){.event = VM_FAILED, .code = -ENOMEM};
+	snprintf(report->text, sizeof(report->text), "no memory to answer the guest's fork");
+	return false;
+}
+
 /* Run one VM to its end. */
 static void run_vm(struct family *f, struct vm *vm, struct vm_report *report)
 {
@@ -145,12 +154,9 @@ static void run_vm(struct family *f, struct vm *vm, struct vm_report *report)
 			}
 			break;
 		case VM_FORK:
-			if (vm_answer_fork(vm, fork_member(f, vm)) == 0)
-				break;
-			*report = (struct vm_report){.event = VM_FAILED, .code = -ENOMEM};
-			snprintf(report->text, sizeof(report->text),
-			         "no memory to answer the guest's fork");
-			return;
+			if (!family_answer_fork(vm, fork_member(f, vm), report))
+				return;
+			break;
 		case VM_NEXT:
 			if (h->next && !h->next(h->ctx, vm, report->code)) {
 				report->event = VM_EXITED;

@@ -82,6 +82,12 @@ bool family_has_more(const struct family *f);
 /* The number the next child would have: for another family to go on from. */
 uint64_t family_next_number(const struct family *f);
 
+/*
+ * For whoever runs VMs that fork: answer with the child's number, or -errno. Return: false when
+ * there is no memory even for that; *report is then how the VM has ended.
+ */
+bool family_answer_fork(struct vm *vm, int result, struct vm_report *report);
+
 /* NULL is ignored. */
 void family_destroy(struct family *f);
 
