@@ -86,7 +86,8 @@ int space_changed_runs(struct space *s, struct page_runs *out, uint64_t *kept)
 
 	for (size_t i = 0; r == 0 && i < all.count; i++)
 		r = sort_run(s, &all.run[i], &k, out);
-	*kept = r ? 0 : page_runs_pages(&all) - page_runs_pages(out);
+	if (kept)
+		*kept = r ? 0 : page_runs_pages(&all) - page_runs_pages(out);
 	page_runs_fini(&all);
 	return r;
 }

@@ -458,11 +458,10 @@ static int plan_extents(struct space *s, struct plan *p)
 /* Everything that may fail before the first change: scan, copy, list. */
 static int prepare(struct space *s, struct plan *p)
 {
-	uint64_t kept;
 	int r;
 
 	(void)alloc_take_back(s, HOLE_BLOCKS);
-	r = space_changed_runs(s, &p->private, &kept);
+	r = space_changed_runs(s, &p->private, NULL);
 	if (r)
 		return r;
 	(void)own_scrappy_blocks(s, p, UINT_MAX);
@@ -664,13 +663,12 @@ int space_publish_ahead(struct space *s)
 	struct plan p = {0};
 	struct ahead a = {0};
 	unsigned whole = 0;
-	uint64_t kept;
 	int r;
 
 	if (s->linear)
 		return -ENOTSUP;
 	lock_take(&s->lock);
-	r = space_changed_runs(s, &p.private, &kept);
+	r = space_changed_runs(s, &p.private, NULL);
 	if (r == 0) {
 		whole = reserve_blocks(s, &p, &a);
 		reserve_packs(s, &p, whole, &a);
@@ -688,13 +686,12 @@ int space_publish_ahead(struct space *s)
 int space_copy_ahead(struct space *s, unsigned most)
 {
 	struct plan p = {0};
-	uint64_t kept;
 	int r;
 
 	if (s->linear)
 		return -ENOTSUP;
 	lock_take(&s->lock);
-	r = s->holds ? -EBUSY : space_changed_runs(s, &p.private, &kept);
+	r = s->holds ? -EBUSY : space_changed_runs(s, &p.private, NULL);
 	if (r == 0)
 		(void)own_scrappy_blocks(s, &p, most);
 	lock_drop(&s->lock);

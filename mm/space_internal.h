@@ -210,9 +210,9 @@ int space_private_runs(struct space *s, struct page_runs *out);
 /* ---- kept.c ---- */
 
 /*
- * The same without those that a reset has kept and that hold the image's bytes; *kept says how many
- * there are. `out` is empty before. Lock held. Return: as pagemap_private(); -errno of reading the
- * image's file.
+ * The same without those that a reset has kept and that hold the image's bytes; *kept (may be NULL)
+ * says how many there are. `out` is empty before. Lock held. Return: as pagemap_private(); -errno
+ * of reading the image's file.
  */
 int space_changed_runs(struct space *s, struct page_runs *out, uint64_t *kept);
 

@@ -62,7 +62,7 @@ struct said run_in(const char *const *args, const struct circumstances *how);
 
 void said_free(struct said *s);
 
-/* Fails with status 125 and one line that holds `words`; stdout is empty, nothing is left behind. */
+/* It ends with 125 and one line that holds `words`; stdout is empty, nothing is left behind. */
 void refused(const char *const *args, const char *words);
 void refused_in(const char *const *args, const char *words, const struct circumstances *how);
 
