@@ -35,7 +35,7 @@ struct faults {
 	/* As asked for. */
 	struct order_spec order;
 	const char *pattern, *access, *memory;
-	bool access_given, faults_given;
+	bool access_given, faults_given, no_latency;
 	uint64_t size, cpus;
 	uint64_t depth; /* of the template's chain; 0: fresh memory */
 	int page_size, faults;
@@ -63,6 +63,7 @@ enum key {
 	KEY_SEED,
 	KEY_ROWS,
 	KEY_RECORD,
+	KEY_NO_LATENCY,
 };
 
 static const struct argp_option options[] = {
@@ -70,6 +71,8 @@ static const struct argp_option options[] = {
          "Order of the pages: seq, stride:N, random, zipf[:THETA], trace:FILE (seq)", 1},
 	{"access", KEY_ACCESS, "NAME", 0, "read, write, rw:PCT, of which PCT % write (write)", 1},
 	{"touches", KEY_TOUCHES, "N", 0, "How many (one for each page)", 1},
+	{"no-latency", KEY_NO_LATENCY, NULL, 0,
+         "Time whole walks only, in all rows: touches then do not wait for the clock", 1},
 	{"seed", KEY_SEED, "N", 0, "Of what is drawn at random (1)", 1},
 	{"record-trace", KEY_RECORD, "FILE", 0, "Write the touches down, for trace:FILE", 1},
 	{"memory", KEY_MEMORY, "NAME", 0, "What is touched: fresh, clone, clone-depth:N (fresh)",
@@ -156,6 +159,9 @@ static int take_option(void *to, int key, const char *arg)
 		return cli_name("--rows", arg, &f->row_names);
 	case KEY_RECORD:
 		return cli_name("--record-trace", arg, &f->record);
+	case KEY_NO_LATENCY:
+		f->no_latency = true;
+		return 0;
 	}
 	return -EINVAL;
 }
@@ -344,6 +350,7 @@ static int prepare(void *state)
 		.size = f->size,
 		.cpus = (unsigned)f->cpus,
 		.page_size = (enum page_size)f->page_size,
+		.untimed = f->no_latency,
 		.order = f->touches,
 		.order_size = f->spec.order_size,
 		.timeout_ns = TIMEOUT_NS,
@@ -367,6 +374,9 @@ static int walk_row(struct faults *f, struct faults_row *row, bool counts, struc
 	if (e == 0) {
 		/* What cannot be warmed up was told before the first walk. */
 		(void)host_warm(walk_ram(&f->spec));
+		e = walk_template_warm(&f->template);
+	}
+	if (e == 0) {
 		e = walk_run(&f->spec, row->kind, &f->template, w, &why);
 	}
 	if (e == 0 && counts) {
@@ -425,12 +435,13 @@ static json_t *parameters_json(const void *state)
 	const struct faults *f = state;
 	bool trace = f->order.pattern.kind == PATTERN_TRACE;
 
-	return json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:I, s:I, s:I}", "pattern",
+	return json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:I, s:b, s:I, s:I}", "pattern",
 	                 f->pattern, "access", trace ? "trace" : f->access, "memory", f->memory,
 	                 "size", (json_int_t)f->size, "touches", (json_int_t)f->touches->touches,
 	                 "page_size", page_words[f->page_size].word, "faults",
-	                 cli_fault_words[f->faults].word, "vcpus", (json_int_t)f->cpus, "repeat",
-	                 (json_int_t)f->run.repeat, "seed", (json_int_t)f->order.seed);
+	                 cli_fault_words[f->faults].word, "vcpus", (json_int_t)f->cpus, "latency",
+	                 !f->no_latency, "repeat", (json_int_t)f->run.repeat, "seed",
+	                 (json_int_t)f->order.seed);
 }
 
 /* A row that is named for huge pages and got none says more of the host than of them. */

@@ -56,14 +56,17 @@ static int add_kvm(struct faults_row *r, const struct walk_result *w)
 	return e;
 }
 
-/* How much of vCPU time the histograms and the loop account for. */
-static double accounted(const struct memwalk_result *g, uint64_t touches)
+/* How much of vCPU time the histograms and the loop account for; 1 where there are none. */
+static double accounted(const struct memwalk_result *g)
 {
-	double cycles = (double)touches * (double)g->loop_cycles;
+	double cycles = (double)g->touches * (double)g->loop_cycles;
+	uint64_t timed = 0;
 
-	for (unsigned c = 0; c < MEMWALK_CLASSES; c++)
+	for (unsigned c = 0; c < MEMWALK_CLASSES; c++) {
+		timed += g->classes[c].count;
 		cycles += (double)g->classes[c].sum;
-	return cycles / ((double)g->walk_cycles * g->cpus);
+	}
+	return timed ? cycles / ((double)g->walk_cycles * g->cpus) : 1;
 }
 
 static double off_cpu(const struct walk_result *w)
@@ -81,9 +84,7 @@ int faults_row_add(struct faults_row *r, const struct walk_result *w, uint64_t s
 	double us = 0;
 	int e = add_kinds(r, w, size, clone);
 
-	r->touches = 0;
-	for (unsigned c = 0; c < MEMWALK_CLASSES; c++)
-		r->touches += g->classes[c].count;
+	r->touches = g->touches;
 	r->cycles_per_sec = g->cycles_per_sec;
 	us = (walk_us + prepare_us) / (double)r->touches;
 	const struct {
@@ -102,7 +103,7 @@ int faults_row_add(struct faults_row *r, const struct walk_result *w, uint64_t s
 		{&r->wall_us, (double)w->wall_ns / 1e3},
 		{&r->off_cpu, off_cpu(w)},
 		{&r->cpu_us_per_page, (double)w->cpu_ns / 1e3 / (double)r->touches},
-		{&r->accounted, accounted(g, r->touches)},
+		{&r->accounted, accounted(g)},
 	};
 
 	for (size_t i = 0; e == 0 && i < sizeof(figures) / sizeof(figures[0]); i++)

@@ -61,6 +61,8 @@ measure fresh-2cpus "Fresh memory, two vCPUs" \
 	faults --size $size --vcpus 2 --repeat "$repeat" --rows auto,kernel-4k,kernel-thp
 measure clone-read "Clone, sequential reads" \
 	faults --memory clone --access read --size $size --repeat "$repeat"
+measure clone-read-bare "Clone, sequential reads, single touches not timed" \
+	faults --memory clone --access read --size $size --no-latency --repeat "$repeat"
 measure clone-write "Clone, sequential writes" \
 	faults --memory clone --size $size --repeat "$repeat"
 measure clone-random "Clone, lone writes at random" \

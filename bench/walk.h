@@ -27,6 +27,7 @@ struct walk_spec {
 	uint64_t size;       /* to be walked, bytes */
 	unsigned cpus;
 	enum page_size page_size; /* of the library's memory */
+	bool untimed;             /* the guest times the walk, not each touch of it */
 	const struct memwalk_order *order;
 	size_t order_size;
 	uint64_t timeout_ns;
@@ -66,6 +67,11 @@ uint64_t walk_ram(const struct walk_spec *s);
 int walk_template_make(const struct walk_spec *s, unsigned depth, bool copy,
                        struct walk_template *out, struct vm_error *err);
 void walk_template_fini(struct walk_template *t);
+
+/*
+ * Read all that the template holds, its copy too. Return: 0; -ENOMEM; -errno of reading.
+ */
+int walk_template_warm(const struct walk_template *t);
 
 /*
  * Walk once on memory of `kind`; of a template that is not empty, by a clone of it.

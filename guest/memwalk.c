@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * guest/memwalk.c - touches memory page by page, checks it, and times every touch.
+ * guest/memwalk.c - touches memory page by page, checks it, and times the walk and every touch.
  *
  * Arguments (defaults first):
  *     size=16M                        how much of the free heap, over all vCPUs, in equal parts
@@ -9,6 +9,8 @@
  *     order=input                     instead: the VM's input says what to touch and how, any page
  *                                     any number of times (guest/memwalk.h). It is read after
  *                                     the last READY, so that each clone can get its own
+ *     times=1|0                       time every touch; without, only the walk: touches do not wait
+ *                                     for the clock, and a CPU has several of them under way
  *     verify=1|0                      check whole pages; after the walk, all once more
  *     seed=1                          of the random order and of what is written
  *     ready=0|N                       fill the memory first, ring READY N times (at most 511),
@@ -21,7 +23,7 @@
  * To the walk only the walked memory is new: the order and the histograms have been touched
  * before, and each vCPU's histograms lie on pages of their own.
  *
- * Prints the mean and the percentiles of a touch, and sends the records of guest/memwalk.h. Times
+ * Prints the mean and, where they are timed, the percentiles of a touch, and sends the records of guest/memwalk.h. Times
  * are the cycle counter's, less what reading it twice costs; a percentile is the upper end of its
  * histogram bucket (1/32 wide), max is exact.
  * Exits 0; 2 with a line about arguments or input; 3 with a line naming the first wrong page.
@@ -99,6 +101,24 @@ INLINE void walk_entry(const struct plan *p, struct memwalk_histogram *classes, 
 		check_page(p, page, entry & MEMWALK_WRITE);
 }
 
+/* The same without the clock. */
+INLINE void walk_untimed(const struct plan *p, uint32_t entry)
+{
+	const struct contents *c = &p->contents;
+	uint64_t page = entry & MEMWALK_INDEX, word = contents_word(c, page);
+	uint64_t old = contents_before(c, page), new = contents_after(c, page), found = old;
+	volatile uint64_t *at = contents_at(c, page, word);
+
+	if (!(entry & MEMWALK_WRITE) || p->read_first)
+		found = *at;
+	if (entry & MEMWALK_WRITE)
+		*at = new;
+	if (found != old && (c->once || found != new))
+		fail(&(struct contents_error){page, word, found, old});
+	if (p->verify)
+		check_page(p, page, entry & MEMWALK_WRITE);
+}
+
 static void walk_entries(const struct plan *p, struct memwalk_histogram *classes, uint64_t from,
                          uint64_t to)
 {
@@ -112,6 +132,11 @@ static void walk_share(const struct plan *p, unsigned index)
 	struct memwalk_histogram *classes = p->parts[index].result.classes;
 	uint64_t from = share(p, p->touches, index), to = share(p, p->touches, index + 1);
 
+	if (!p->times) {
+		for (uint64_t i = from; i < to; i++)
+			walk_untimed(p, p->entries[i]);
+		return;
+	}
 	if (p->delay_at >= from && p->delay_at < to) {
 		walk_entries(p, classes, from, p->delay_at);
 		walk_entry(p, classes, p->entries[p->delay_at], p->delay_cycles);
@@ -267,7 +292,7 @@ static void prepare(struct plan *p, unsigned index)
 	prefault_share(p, index);
 	if (index == 0) {
 		p->overhead = timer_overhead();
-		p->parts[0].result.loop_cycles = loop_cycles(p);
+		p->parts[0].result.loop_cycles = p->times ? loop_cycles(p) : 0;
 	}
 	barrier_wait(&walk.barrier, p->cpus);
 }
@@ -332,27 +357,35 @@ static void send_result(const struct plan *p)
 	r->magic = MEMWALK_MAGIC;
 	r->version = MEMWALK_VERSION;
 	r->cpus = p->cpus;
+	r->touches = p->touches;
 	r->cycles_per_sec = guest_boot->cycles_per_sec;
 	r->timer_overhead = p->overhead;
 	r->errors = walk.errors;
 	(void)guest_output(r, sizeof(*r));
 }
 
-static void report(const struct plan *p, const struct memwalk_histogram *all)
+static void report_times(const struct memwalk_histogram *all)
 {
-	const char *unit = p->input ? "touch" : "page";
-	uint64_t mean = to_ns(all->sum) / all->count;
-
-	print("memwalk: %lu %s%s, %s", all->count, unit, p->input ? "es" : "s", p->order_name);
-	if (p->own.stride > 1)
-		print(" %lu", p->own.stride);
-	print(" %s, %u vCPU%s, clone %lu: %lu.%03lu us/%s\n", p->touch_name, p->cpus,
-	      p->cpus == 1 ? "" : "s", p->clone, mean / 1000, mean % 1000, unit);
 	print("memwalk: touch %s p50 %lu p90 %lu p99 %lu p99.9 %lu max %lu\n",
 	      guest_boot->cycles_per_sec ? "ns" : "cycles",
 	      to_ns(memwalk_histogram_at(all, 500000)), to_ns(memwalk_histogram_at(all, 900000)),
 	      to_ns(memwalk_histogram_at(all, 990000)), to_ns(memwalk_histogram_at(all, 999000)),
 	      to_ns(all->max));
+}
+
+static void report(const struct plan *p, const struct memwalk_histogram *all)
+{
+	const char *unit = p->input ? "touch" : "page";
+	const struct memwalk_result *r = &p->parts[0].result;
+	uint64_t mean = to_ns(p->times ? all->sum : r->walk_cycles * p->cpus) / p->touches;
+
+	print("memwalk: %lu %s%s, %s", p->touches, unit, p->input ? "es" : "s", p->order_name);
+	if (p->own.stride > 1)
+		print(" %lu", p->own.stride);
+	print(" %s, %u vCPU%s, clone %lu: %lu.%03lu us/%s\n", p->touch_name, p->cpus,
+	      p->cpus == 1 ? "" : "s", p->clone, mean / 1000, mean % 1000, unit);
+	if (p->times)
+		report_times(all);
 	print("memwalk: %s ok\n", p->verify ? "every word" : "touched words");
 }
 

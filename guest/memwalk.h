@@ -6,7 +6,7 @@
  * from its input (order=input): a struct memwalk_order. vCPU i of N takes the entries
  * [i * touches / N, (i + 1) * touches / N).
  *
- * Every touch is timed and counted in a histogram: 32 linear buckets per power of two, so a value
+ * Unless told not to, memwalk times every touch and counts it in a histogram: 32 linear buckets per power of two, so a value
  * is known to 1/32. Times are cycles of guest_boot's counter, less what reading it twice costs.
  *
  * memwalk's output is three records, all from vCPU 0: START when everything is prepared, just
@@ -24,7 +24,7 @@
 /* ---- orders ---- */
 
 #define MEMWALK_MAGIC   UINT64_C(0x6b6c61776d656d77) /* "wmemwalk", little-endian */
-#define MEMWALK_VERSION 1u
+#define MEMWALK_VERSION 2u
 
 /* An entry: the page's index in the walked memory, and what kind of touch it is. */
 #define MEMWALK_INDEX (UINT32_C(0x1fffffff))
@@ -152,6 +152,7 @@ struct memwalk_result {
 	uint64_t magic; /* MEMWALK_MAGIC */
 	uint32_t version;
 	uint32_t cpus;           /* that walked */
+	uint64_t touches;        /* made, by all vCPUs */
 	uint64_t cycles_per_sec; /* 0: unknown */
 	uint64_t timer_overhead; /* cycles of reading the counter twice; taken off every time */
 	uint64_t walk_cycles;    /* from the barrier before the walk to the one behind it */
@@ -163,7 +164,8 @@ struct memwalk_result {
 	 */
 	uint64_t loop_cycles;
 
-	struct memwalk_histogram classes[MEMWALK_CLASSES]; /* by enum memwalk_class, all vCPUs */
+	/* By enum memwalk_class, all vCPUs. Empty, and loop_cycles 0, when nothing was timed. */
+	struct memwalk_histogram classes[MEMWALK_CLASSES];
 };
 
 /* ---- memory ---- */

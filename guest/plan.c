@@ -155,16 +155,20 @@ static bool lay_out(struct plan *p, uint64_t size)
 bool plan_make(struct plan *p)
 {
 	static const char *const allowed[] = {"size=", "pattern=", "access=", "order=", "verify=",
-	                                      "seed=", "ready=",   "delay=",  NULL};
+	                                      "seed=", "ready=",   "delay=",  "times=", NULL};
 	struct contents *c = &p->contents;
 	uint64_t size;
 
 	p->cpus = guest_cpus();
 	if (!args_allowed(allowed) || !arg_size("size=", 16u << 20, &size) ||
 	    !arg_size("verify=", 1, &p->verify) || !arg_size("seed=", 1, &p->own.seed) ||
-	    !arg_size("ready=", 0, &p->ready) || !read_order_args(p) || !read_delay(p) ||
-	    !lay_out(p, size))
+	    !arg_size("ready=", 0, &p->ready) || !arg_size("times=", 1, &p->times) ||
+	    !read_order_args(p) || !read_delay(p) || !lay_out(p, size))
 		return false;
+	if (!p->times && p->delay_at != NO_DELAY) {
+		print("memwalk: delay= shows in the times, and times=0 takes none\n");
+		return false;
+	}
 	if (p->ready > CONTENTS_LINKS) {
 		print("memwalk: ready= is at most %lu\n", CONTENTS_LINKS);
 		return false;

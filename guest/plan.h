@@ -41,6 +41,7 @@ struct plan {
 	const char *touch_name;
 	bool read_first; /* a touch that writes reads before */
 	uint64_t verify;
+	uint64_t times; /* every touch is timed */
 	uint64_t ready;
 	uint64_t clone;
 	uint64_t delay_at;     /* an index in the order, or NO_DELAY */

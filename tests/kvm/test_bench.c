@@ -219,6 +219,30 @@ Test(bench, histograms_add_up_to_the_walk)
 	json_decref(doc);
 }
 
+/* Then there are no times of touches, in no table, and the walk is all there is. */
+Test(bench, walks_without_the_clock)
+{
+	struct said s;
+	json_t *doc = bench(ARGS("bench", "faults", "--size", "4M", "--repeat", "1", "--memory",
+	                         "clone", "--access", "read", "--rows", "auto,private-4k",
+	                         "--no-latency", "--json"));
+	const json_t *row = row_named(doc, "private-4k");
+
+	cr_assert(json_is_false(json_object_get(json_object_get(doc, "parameters"), "latency")));
+	cr_assert_eq(in_row(doc, "private-4k", "touches"), 2 * TOUCHES);
+	cr_assert_eq(in_row(doc, "private-4k", "latency_ns/count"), 0);
+	cr_assert_eq(json_object_size(json_object_get(row, "kinds")), 0);
+	cr_assert_gt(in_row(doc, "private-4k", "us_per_page"), 0);
+	json_decref(doc);
+
+	s = run(ARGS("bench", "faults", "--size", "1M", "--repeat", "1", "--rows", "kernel-4k",
+	             "--no-latency"));
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	cr_assert_null(strstr(s.out, "p50"), "%s", s.out);
+	cr_assert_null(strstr(s.out, "Latency"), "%s", s.out);
+	said_free(&s);
+}
+
 Test(bench, faults_on_a_clones_memory)
 {
 	static const char *const names[] = {"auto", "private-4k", "uffd-4k", "populate"};
