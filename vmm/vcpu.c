@@ -295,6 +295,8 @@ static void handle_no_exit(struct vcpu *v, int error)
 		v->exits.interrupted++;
 		__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 		check_asked(v);
+		if (!v->pending && !atomic_load(&v->vm->stop))
+			vm_tick(v);
 		return;
 	}
 	post(v, VM_FAILED, error);
@@ -362,6 +364,7 @@ void vcpu_run(struct vcpu *v)
 	v->deferred = false;
 	if (!atomic_load(&vm->stop))
 		serve_bell(v);
+	vm_tick_start(v);
 	while (!v->pending && !v->deferred && !v->halted && !atomic_load(&vm->stop)) {
 		int r = enter(v);
 
@@ -371,13 +374,13 @@ void vcpu_run(struct vcpu *v)
 			handle_exit(v);
 		take_nomem(v);
 	}
+	vm_tick_stop(v);
 	complete_io(v);
 }
 
 /* ---- threads of the other vCPUs ---- */
 
-/* Everyone else out; the one that has an event says so. */
-static void stop_others(struct vcpu *v)
+void vcpu_stop_others(struct vcpu *v)
 {
 	struct vm *vm = v->vm;
 
@@ -404,7 +407,7 @@ static void *secondary(void *arg)
 		lock_drop(&vm->lock);
 		vcpu_run(v);
 		if (v->pending)
-			stop_others(v);
+			vcpu_stop_others(v);
 		lock_take(&vm->lock);
 		vm->running--;
 		pthread_cond_broadcast(&vm->changed);
@@ -535,7 +538,7 @@ static bool all_halted(const struct vm *vm)
 	return true;
 }
 
-/* All vCPUs from started to stopped, at least one event posted. */
+/* All vCPUs from started to stopped: an event is posted, or a tick wants them stopped. */
 static void run_once(struct vm *vm, uint64_t deadline_ns)
 {
 	struct vcpu *first = &vm->vcpus[0];
@@ -555,7 +558,7 @@ static void run_once(struct vm *vm, uint64_t deadline_ns)
 	vcpu_run(first);
 	if (first->halted)
 		wait_halted(first);
-	stop_others(first);
+	vcpu_stop_others(first);
 	wait_stopped(vm);
 	if (deadline_ns)
 		timer_delete(timer);
@@ -597,8 +600,10 @@ void vm_run(struct vm *vm, uint64_t deadline_ns, struct vm_report *out)
 		         "out of frames where the host cannot pause the guest (Linux before 6.2, "
 		         "or code that KVM interprets)");
 	}
-	while (!(v = with_event(vm)))
+	while (!(v = with_event(vm))) {
 		run_once(vm, deadline_ns);
+		vm_tick_stopped(vm);
+	}
 	v->pending = false;
 	*out = v->report;
 	if (is_fatal(out->event) || out->event == VM_TIMEOUT || out->event == VM_NEXT)

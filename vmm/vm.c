@@ -400,6 +400,7 @@ void vm_destroy(struct vm *vm)
 		space_shutdown(vm->space);
 	vcpu_end_threads(vm);
 	for (unsigned i = 0; i < vm->cpu_count; i++) {
+		tick_fini(&vm->vcpus[i].tick);
 		if (vm->vcpus[i].run)
 			munmap(vm->vcpus[i].run, vm->kvm->run_size);
 		if (vm->vcpus[i].fd >= 0)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * vmm/vm_internal.h - the inside of a VM, shared by vm.c (life cycle), vm_reset.c (back to the
- * image), vm_slots.c (memory slots), vcpu.c (running), vmstate.c (saved state) and kvm_stats.c
- * (KVM's counters).
+ * image), vm_slots.c (memory slots), vcpu.c (running), vm_tick.c (what is done meanwhile),
+ * vmstate.c (saved state) and kvm_stats.c (KVM's counters).
  */
 #ifndef COWSLIP_VMM_VM_INTERNAL_H
 #define COWSLIP_VMM_VM_INTERNAL_H
@@ -18,6 +18,7 @@
 #include "vmm/kvm_stats.h"
 #include "vmm/power.h"
 #include "vmm/serial.h"
+#include "vmm/tick.h"
 #include "vmm/vm.h"
 
 /* The signal that makes a vCPU thread leave KVM_RUN. Its handler does nothing. */
@@ -37,6 +38,10 @@ struct vcpu {
 	bool halted;   /* it has nothing to do and nothing will ever wake it */
 	struct vm_report report;
 	struct vm_exits exits;
+
+	/* Of whoever runs it. */
+	struct tick tick;
+	uint64_t faults; /* that its thread had taken at the last tick */
 };
 
 /* What waits for an answer. As it is saved. */
@@ -116,7 +121,8 @@ struct vm {
 	_Atomic bool ruined; /* the guest has seen memory it should not have: never run it again */
 	_Atomic bool kicked; /* vm_kick() */
 	_Atomic bool marked; /* it was kicked or out of frames once: not for others (vmm/shell.c) */
-	_Atomic bool nomem;  /* a violation found no frame; `nomem_at` says where */
+	_Atomic bool tick_due; /* vm_tick_ask_stopped(), not served yet */
+	_Atomic bool nomem;    /* a violation found no frame; `nomem_at` says where */
 	_Atomic uint64_t nomem_at;
 	_Atomic bool owner_runs; /* `owner` is inside vm_run() */
 	_Atomic pthread_t owner;
@@ -136,9 +142,30 @@ void vcpu_kick(struct vcpu *v);
  */
 void vcpu_run(struct vcpu *v);
 
+/* Everyone but `v` out of the guest, and not in again before the next round. A vCPU's thread. */
+void vcpu_stop_others(struct vcpu *v);
+
 /* Start and end the threads of vCPUs 1..n-1. start: 0 or -errno (none left running). */
 int vcpu_start_threads(struct vm *vm);
 void vcpu_end_threads(struct vm *vm);
+
+/* ---- vm_tick.c ---- */
+
+/* Ticks from here on, if the VM has a use for them, and no more. The vCPU's thread. */
+void vm_tick_start(struct vcpu *v);
+void vm_tick_stop(struct vcpu *v);
+
+/* KVM_RUN came out, and nothing was asked of `v`: it may have been a tick. Its thread. */
+void vm_tick(struct vcpu *v);
+
+/*
+ * For a user of ticks: stop all vCPUs, call every user's `stopped`, go on. Of several that ask at
+ * once, one stop serves all. The vCPU's thread, in its tick.
+ */
+void vm_tick_ask_stopped(struct vcpu *v);
+
+/* All vCPUs have stopped: serve who asked. The owner's thread. */
+void vm_tick_stopped(struct vm *vm);
 
 /* ---- vm.c ---- */
 
