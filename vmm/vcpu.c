@@ -79,6 +79,14 @@ static void post(struct vcpu *v, enum vm_event event, int code)
 	v->pending = true;
 }
 
+bool vcpu_post_event(struct vcpu *v, enum vm_event event, int code)
+{
+	if (v->pending || !claim(v))
+		return false;
+	post(v, event, code);
+	return true;
+}
+
 __attribute__((format(printf, 2, 3))) static void say(struct vcpu *v, const char *format, ...)
 {
 	char where[256];
@@ -313,10 +321,8 @@ static void take_nomem(struct vcpu *v)
 		return;
 	atomic_store(&v->vm->nomem, false);
 	post(v, VM_NOMEM, -ENOMEM);
-	snprintf(v->report.text, sizeof(v->report.text),
-	         "no frame for guest address 0x%" PRIx64
-	         ": the pool or the VM's limit is exhausted",
-	         atomic_load(&v->vm->nomem_at));
+	vm_say_no_frame(v->vm, (gpa_t){atomic_load(&v->vm->nomem_at)},
+	                atomic_load(&v->vm->nomem_why), &v->report);
 }
 
 /* KVM_RUN, counted: on_nomem() must know whether a vCPU is in there. */
@@ -582,8 +588,22 @@ static void answer_open(struct vm *vm)
 	if (r == 0)
 		return;
 	post(first, r == -ENOMEM ? VM_NOMEM : VM_CRASHED, r);
-	snprintf(first->report.text, sizeof(first->report.text), "the answer at 0x%" PRIx64 ": %s",
-	         vm->open.gpa, r == -ENOMEM ? "no frame for it" : "the request leaves RAM");
+	if (r == -ENOMEM)
+		vm_say_no_frame(vm, (gpa_t){vm->open.gpa}, vm_shortage_now(vm), &first->report);
+	else
+		snprintf(first->report.text, sizeof(first->report.text),
+		         "the answer at 0x%" PRIx64 ": the request leaves RAM", vm->open.gpa);
+}
+
+/* One that is over its limit does not go on, not even for a tick. */
+static void check_limit(struct vm *vm)
+{
+	struct vm_report over = {.event = VM_NOMEM, .code = -ENOMEM};
+
+	if (with_event(vm) || !vm_over_limit(vm, &over))
+		return;
+	vm->vcpus[0].report = over;
+	vm->vcpus[0].pending = true;
 }
 
 void vm_run(struct vm *vm, uint64_t deadline_ns, struct vm_report *out)
@@ -592,6 +612,7 @@ void vm_run(struct vm *vm, uint64_t deadline_ns, struct vm_report *out)
 
 	if (!with_event(vm))
 		answer_open(vm);
+	check_limit(vm);
 	if (vm->times.running == 0)
 		vm->times.running = clock_ns();
 	if (atomic_load(&vm->ruined)) {

@@ -50,6 +50,7 @@ static void on_nomem(void *ctx, struct violation v)
 
 	atomic_store(&vm->marked, true);
 	atomic_store(&vm->nomem_at, v.gpa.v);
+	atomic_store(&vm->nomem_why, vm_shortage_now(vm));
 	atomic_store(&vm->nomem, true);
 	for (unsigned i = 0; i < vm->cpu_count; i++)
 		vcpu_kick(&vm->vcpus[i]);
@@ -141,6 +142,7 @@ static int make_space(struct vm *vm, const struct vm_config *c, struct vm_error 
 		.faults = c->faults,
 		.populate = c->populate && !c->image,
 		.limit_frames = c->limit_bytes >> MM_PAGE_SHIFT,
+		.limit_copies = c->limit_copies,
 		.own_faults = !vm->irqchip,
 		.nomem = on_nomem,
 		.ctx = vm,
@@ -367,6 +369,7 @@ int vm_create(const struct vm_config *c, struct vm **out, struct vm_error *err)
 	vm->kvm = c->kvm;
 	vm->fd = -1;
 	vm->number = c->number;
+	vm->limit_copies = c->limit_copies;
 	vm->open.gpa = BELL_SILENT;
 	vm->made.pool = c->pool;
 	vm->made.image = c->image;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * vmm/vm_internal.h - the inside of a VM, shared by vm.c (life cycle), vm_reset.c (back to the
- * image), vm_slots.c (memory slots), vcpu.c (running), vm_tick.c (what is done meanwhile),
- * vmstate.c (saved state) and kvm_stats.c (KVM's counters).
+ * image), vm_slots.c (memory slots), vm_limit.c (no more memory), vcpu.c (running), vm_tick.c (what
+ * is done meanwhile), vmstate.c (saved state) and kvm_stats.c (KVM's counters).
  */
 #ifndef COWSLIP_VMM_VM_INTERNAL_H
 #define COWSLIP_VMM_VM_INTERNAL_H
@@ -77,8 +77,9 @@ struct vm {
 	struct space *space;
 	int fd; /* -1: none */
 	unsigned cpu_count;
-	unsigned slots; /* memory slots in use, 0..slots-1; the owner's alone */
-	bool irqchip;   /* an interrupt controller in KVM: an operating system's machine */
+	unsigned slots;    /* memory slots in use, 0..slots-1; the owner's alone */
+	bool irqchip;      /* an interrupt controller in KVM: an operating system's machine */
+	bool limit_copies; /* as configured */
 	struct vcpu *vcpus;
 	struct bus ports, mmio;
 	uint64_t number;
@@ -92,7 +93,7 @@ struct vm {
 
 	/* What it was made with: who may have it next (vmm/shell.c). */
 	struct {
-		const struct pool *pool;
+		struct pool *pool; /* its space's */
 		/* Not held: only compared with the space's. NULL once it is a clone of another. */
 		const struct image *image;
 		enum fault_choice faults;
@@ -124,6 +125,7 @@ struct vm {
 	_Atomic bool tick_due; /* vm_tick_ask_stopped(), not served yet */
 	_Atomic bool nomem;    /* a violation found no frame; `nomem_at` says where */
 	_Atomic uint64_t nomem_at;
+	_Atomic enum vm_shortage nomem_why;
 	_Atomic bool owner_runs; /* `owner` is inside vm_run() */
 	_Atomic pthread_t owner;
 };
@@ -141,6 +143,12 @@ void vcpu_kick(struct vcpu *v);
  * thread.
  */
 void vcpu_run(struct vcpu *v);
+
+/*
+ * An event that the VM survives, of `v`; its thread. Return: false when there is one already, of
+ * whatever vCPU: then nothing was done.
+ */
+bool vcpu_post_event(struct vcpu *v, enum vm_event event, int code);
 
 /* Everyone but `v` out of the guest, and not in again before the next round. A vCPU's thread. */
 void vcpu_stop_others(struct vcpu *v);
@@ -180,6 +188,21 @@ int vm_answer(struct vm *vm, int32_t result);
  * own. Return: 0; as vmstate_restore() and vm_answer(), then the VM must not run.
  */
 int vm_restore(struct vm *vm, const struct image *image, struct vm_error *err);
+
+/* ---- vm_limit.c ---- */
+
+/* What a violation that has just found no frame is short of. */
+enum vm_shortage vm_shortage_now(struct vm *vm);
+
+/* out->text: no frame for `at`, why; out->short_of. */
+void vm_say_no_frame(struct vm *vm, gpa_t at, enum vm_shortage s, struct vm_report *out);
+
+/* A user of ticks: a VM whose limit counts copies stops when it is over it. */
+bool vm_limit_wants(const struct vm *vm);
+void vm_limit_tick(struct vcpu *v, uint64_t faults);
+
+/* Before it runs. Return: whether it is over its limit; then out->text and short_of say so. */
+bool vm_over_limit(struct vm *vm, struct vm_report *out);
 
 /* ---- vm_slots.c ---- */
 

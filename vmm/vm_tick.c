@@ -23,7 +23,7 @@ struct tick_user {
 };
 
 static const struct tick_user users[] = {
-	{NULL, NULL, NULL},
+	{vm_limit_wants, vm_limit_tick, NULL},
 };
 #define USERS (sizeof(users) / sizeof(users[0]))
 
@@ -75,6 +75,6 @@ void vm_tick_stopped(struct vm *vm)
 	if (!atomic_exchange(&vm->tick_due, false))
 		return;
 	for (unsigned i = 0; i < USERS; i++)
-		if (users[i].wants && users[i].wants(vm))
+		if (users[i].stopped && users[i].wants(vm))
 			users[i].stopped(vm);
 }

@@ -143,6 +143,7 @@ static void describe(struct worker_state *w, struct vm *vm, const struct vm_repo
 		.number = vm_number(vm),
 		.end = end_of(report->event),
 		.code = report->code,
+		.short_of = report->event == VM_NOMEM ? report->short_of : SHORT_OF_NOTHING,
 		.reused = w->reused && vm_number(vm) == w->number,
 	};
 	vm_times(vm, &out->times);
@@ -275,6 +276,7 @@ static void run_clone(struct worker_state *w, uint64_t number)
 	               .arg = c->arg,
 	               .faults = c->faults,
 	               .limit_bytes = c->limit_bytes,
+	               .limit_copies = c->limit_bytes > 0,
 	               .mailbox = mailbox_of(w, number)},
 		.timeout_ns = c->timeout_ns,
 		.first_child = w->next_child,
