@@ -20,10 +20,10 @@
  * stood still, or was gone.
  *
  * vms of stats, in order of birth: id, parent (the first is its own), state ("starting", "running",
- * "paused", "starved", "ended"), cpus, shared_bytes (of images, that it can see), private_bytes (its
- * copies of those), owned_bytes (its own frames, with memory behind them), used_bytes (of its limit:
- * its own frames, with or without, and its copies), limit_bytes (or its RAM). pool: used_bytes,
- * limit_bytes.
+ * "paused", "starved", "ended"), cpus, shared_bytes (of images, that it can see), private_bytes
+ * (its copies of those), owned_bytes (its own frames, with memory behind them), used_bytes (of its
+ * limit: its own frames, with or without, and its copies), limit_bytes (or its RAM). pool:
+ * used_bytes, limit_bytes.
  *
  * A VM is starved that has more than its limit, or waits for memory that nobody has for it: why, of
  * stats, says which. It stands still. A higher limit lets it go on, and resume try again; it can be

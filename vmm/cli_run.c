@@ -27,6 +27,7 @@
 #include "vmm/cli_sink.h"
 #include "vmm/cli_terminal.h"
 #include "vmm/family.h"
+#include "vmm/hostlimit.h"
 #include "vmm/kernel.h"
 #include "vmm/watch.h"
 
@@ -578,7 +579,8 @@ static int boot_and_run(struct run_command *r)
 	if (!e)
 		e = run_family(r, &err);
 	if (e)
-		cli_error("%s%s", err.text, e == -ENOMEM ? "; allow more with --limit" : "");
+		cli_error("%s%s", err.text,
+		          e == -ENOMEM && r->limit ? "; allow more with --limit" : "");
 	/* Where no VM has run, nobody has ended the terminal's either. */
 	cli_terminal_stop(r->terminal);
 	pool_stats(r->pool, &at_end);
@@ -591,15 +593,17 @@ static int boot_and_run(struct run_command *r)
 
 static int run_guest(struct run_command *r)
 {
+	char why[HOSTLIMIT_TEXT_MAX];
 	int e = cli_open_kvm(&r->kvm);
 
 	if (e)
 		return e;
 	e = pool_create(pool_bytes(r->mem, r->ctl ? CTL_FACTOR : POOL_FACTOR), &r->pool);
 	if (e) {
-		cli_error("memory for the guest cannot be reserved: %s; %s", strerror(-e),
-		          e == -EFBIG ? "raise the limit on file sizes (ulimit -f)"
-		                      : "give it less with --mem");
+		cli_error("memory for the guest cannot be reserved: %s%s", hostlimit_why(e, 0, why),
+		          e == -EFBIG    ? "; raise the limit on file sizes (ulimit -f)"
+		          : e == -ENOMEM ? "; give it less with --mem"
+		                         : "");
 		goto close_kvm;
 	}
 	e = boot_and_run(r);

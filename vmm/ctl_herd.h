@@ -21,8 +21,9 @@
  * Concurrency: any thread, but for create, run and destroy, which one thread calls, and none of
  * the functions from a hook. `output` is called by the vCPUs of several VMs at once; the other
  * hooks one at a time, each on its VM's thread.
- * A VM that there is no memory for stands still, if hooks->starved wants that, until it gets a higher
- * limit or is told to try again; images can be made of it meanwhile, and the others do not notice.
+ * A VM that there is no memory for stands still, if hooks->starved wants that, until it gets a
+ * higher limit or is told to try again; images can be made of it meanwhile, and the others do not
+ * notice.
  */
 #ifndef COWSLIP_VMM_CTL_HERD_H
 #define COWSLIP_VMM_CTL_HERD_H
@@ -101,9 +102,10 @@ struct herd_touched {
 };
 
 /*
- * VM `id`, or HERD_ALL of them, stands still; goes on (one that is starved tries again); ends, counted as exited with 0. What is so
- * already stays so. All: those of the moment; what is being forked meanwhile is paused or resumed
- * with the rest only if it was known by then, but never survives a stop.
+ * VM `id`, or HERD_ALL of them, stands still; goes on (a starved one tries again); ends, counted as
+ * exited with 0. What is so already stays so. All: those of the moment; what is being forked
+ * meanwhile is paused or resumed with the rest only if it was known by then, but never survives a
+ * stop.
  * They return when it is done; *count of them in out[HERD_MOST].
  * Return: 0; -ESRCH when there is no such VM, or it ended of itself meanwhile (not of ALL).
  */

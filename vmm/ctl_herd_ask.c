@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "vmm/ctl_herd_internal.h"
+#include "vmm/hostlimit.h"
 
 /*
  * Blocks that are copied in one stop: some 0.2 ms each. A guest that copies as fast as it can takes
@@ -81,10 +82,11 @@ static unsigned look_ahead(struct herd *h, uint64_t id)
 
 static int settle(void *ctx, struct vm *vm, struct vm_error *err)
 {
+	char why[HOSTLIMIT_TEXT_MAX];
 	int r = space_copy_ahead(vm_space(vm), SLICE_BLOCKS);
 
 	(void)ctx;
-	return r ? herd_say(err, r, strerror(-r)) : 0;
+	return r ? herd_say(err, r, hostlimit_why(r, 0, why)) : 0;
 }
 
 struct taken {
@@ -163,6 +165,7 @@ static int wait_started(struct herd *h, struct member *m, uint64_t asked_ns, uin
 int herd_fork(struct herd *h, uint64_t id, struct herd_child *out, struct vm_error *err)
 {
 	uint64_t asked_ns = clock_ns();
+	char why[HOSTLIMIT_TEXT_MAX];
 	struct image *image;
 	struct member *m;
 	unsigned cpus;
@@ -172,10 +175,11 @@ int herd_fork(struct herd *h, uint64_t id, struct herd_child *out, struct vm_err
 		return r;
 	r = herd_start_child(h, id, image, &m);
 	if (r == -EAGAIN)
-		return herd_say(err, r,
-		                "no child: there are too many VMs, or all are being stopped");
+		return herd_say(
+			err, r,
+			"no child: there are too many VMs or threads, or all are being stopped");
 	if (r < 0)
-		return herd_say(err, r, strerror(-r));
+		return herd_say(err, r, hostlimit_why(r, 0, why));
 	out->id = m->id;
 	return wait_started(h, m, asked_ns, &out->start_ns, err);
 }

@@ -307,6 +307,12 @@ static void handle_no_exit(struct vcpu *v, int error)
 			vm_tick(v);
 		return;
 	}
+	/* For the tables it makes: nothing has been done, and it may be tried again. */
+	if (error == -ENOMEM) {
+		if (vcpu_post_event(v, VM_NOMEM, error))
+			vm_say_short(v->vm, "KVM_RUN", SHORT_OF_HOST, &v->report);
+		return;
+	}
 	post(v, VM_FAILED, error);
 	if (error == -EFAULT)
 		say(v, "the host could not provide the memory of a guest access");

@@ -66,8 +66,8 @@ struct vm_config {
 	enum fault_choice faults;
 	uint64_t limit_bytes; /* the most it may have; 0: as much as its RAM */
 	/*
-	 * The limit counts what the guest has copied of its image (space_config.limit_copies): over
-	 * it, it stops with VM_NOMEM. Not exact: vmm/vm_limit.c says how far above it may be by then.
+	 * The limit counts what the guest has copied of its image (space_config.limit_copies):
+	 * over it, it stops with VM_NOMEM. vmm/vm_limit.c says how far above it may be by then.
 	 */
 	bool limit_copies;
 

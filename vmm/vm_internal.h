@@ -194,8 +194,14 @@ int vm_restore(struct vm *vm, const struct image *image, struct vm_error *err);
 /* What a violation that has just found no frame is short of. */
 enum vm_shortage vm_shortage_now(struct vm *vm);
 
-/* out->text: no frame for `at`, why; out->short_of. */
+/* out->text: `what`, and of what there is not enough; out->short_of. */
+void vm_say_short(struct vm *vm, const char *what, enum vm_shortage s, struct vm_report *out);
+
+/* The same: no frame for `at`. */
 void vm_say_no_frame(struct vm *vm, gpa_t at, enum vm_shortage s, struct vm_report *out);
+
+/* err->text: `what` was refused, with -ENOMEM for want of what. Return: code. */
+int vm_say_refused(struct vm *vm, int code, const char *what, struct vm_error *err);
 
 /* A user of ticks: a VM whose limit counts copies stops when it is over it. */
 bool vm_limit_wants(const struct vm *vm);

@@ -108,13 +108,36 @@ static void say_shortage(struct vm *vm, enum vm_shortage s, char *buf, size_t si
 	}
 }
 
-void vm_say_no_frame(struct vm *vm, gpa_t at, enum vm_shortage s, struct vm_report *out)
+void vm_say_short(struct vm *vm, const char *what, enum vm_shortage s, struct vm_report *out)
 {
-	int n = snprintf(out->text, sizeof(out->text), "no frame for guest address 0x%" PRIx64 ": ",
-	                 at.v);
+	int n = snprintf(out->text, sizeof(out->text), "%s: ", what);
 
 	out->short_of = s;
 	say_shortage(vm, s, out->text + n, sizeof(out->text) - (size_t)n);
+}
+
+void vm_say_no_frame(struct vm *vm, gpa_t at, enum vm_shortage s, struct vm_report *out)
+{
+	char what[64];
+
+	snprintf(what, sizeof(what), "no frame for guest address 0x%" PRIx64, at.v);
+	vm_say_short(vm, what, s, out);
+}
+
+int vm_say_refused(struct vm *vm, int code, const char *what, struct vm_error *err)
+{
+	char why[HOSTLIMIT_TEXT_MAX];
+	struct space_use use;
+	int n = snprintf(err->text, sizeof(err->text), "%s: ", what);
+
+	/* What it has copied is to be copied once more. */
+	(void)space_use(vm->space, &use);
+	if (code == -ENOMEM && pool_free_frames(vm->made.pool) < use.copied_frames)
+		say_pool(vm, err->text + n, sizeof(err->text) - (size_t)n);
+	else
+		snprintf(err->text + n, sizeof(err->text) - (size_t)n, "%s",
+		         hostlimit_why(code, 0, why));
+	return code;
 }
 
 /* ---- copies ---- */

@@ -111,7 +111,7 @@ static void wait_ms(long ms)
 
 /* ---- copies ---- */
 
-/* To the page: at the limit is within it, one more is over; less again when pages are given back. */
+/* To the page: at the limit is within, one more is over; within again when pages are given back. */
 TEST_BOTH_PATHS(limit, copies_to_the_page)
 {
 	struct bed b = make_bed(RAM, faults, 256, true);
