@@ -24,8 +24,8 @@ say = $(if $(V),,@printf '  %-5s %s\n' '$(1)' '$(2)')
 
 MM_SRCS := $(addprefix mm/, \
 	access.c backend_alloc.c backend_image.c backend_linear.c check.c fault_kernel.c \
-	discard.c fault_uffd.c frame.c gpa_map.c image.c kept.c lock.c pagemap.c policy.c pool.c \
-	pool_file.c populate.c protect.c publish.c report.c reset.c space.c store.c \
+	discard.c fault_uffd.c frame.c gpa_map.c image.c kept.c limit.c lock.c pagemap.c policy.c \
+	pool.c pool_file.c populate.c protect.c publish.c report.c reset.c space.c store.c \
 	violation.c window.c)
 
 ARCH_SRCS_x86_64 := $(addprefix arch/x86_64/, \
@@ -34,11 +34,11 @@ ARCH_SRCS := $(ARCH_SRCS_$(ARCH))
 
 VMM_SRCS := $(addprefix vmm/, \
 	atomic_file.c bus.c console.c ctl.c ctl_client.c ctl_herd.c ctl_herd_ask.c \
-	elf.c engine.c family.c guestctl.c hostinfo.c \
+	elf.c engine.c family.c guestctl.c hostinfo.c hostlimit.c \
 	image_diff.c image_dir.c image_map.c kernel.c kvm.c kvm_stats.c pack.c pack_read.c \
 	pmem.c power.c procmem.c serial.c series.c shell.c snapshot.c snapshot_block.c \
-	snapshot_layers.c snapshot_read.c snapshot_verify.c snapshot_write.c unpack.c vcpu.c \
-	vm.c vm_reset.c vm_slots.c vmstate.c watch.c worker.c)
+	snapshot_layers.c snapshot_read.c snapshot_verify.c snapshot_write.c tick.c unpack.c \
+	vcpu.c vm.c vm_limit.c vm_reset.c vm_slots.c vm_tick.c vmstate.c watch.c worker.c)
 
 CLI_SRCS := $(addprefix vmm/, \
 	cli_clone.c cli_ctl.c cli_ctl_run.c \

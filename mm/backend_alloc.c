@@ -33,7 +33,7 @@ int alloc_reserve(struct space *s, const struct block *b, frame_t *out)
 	frame_t hint = FRAME_NONE;
 	int r;
 
-	if (s->owned_frames + MM_BLOCK_PAGES > s->limit_frames)
+	if (limit_room(s, MM_BLOCK_PAGES) < MM_BLOCK_PAGES)
 		return -ENOMEM;
 	if (s->place + at >= 0 && s->place + at < UINT32_MAX)
 		hint = (frame_t){(uint32_t)(s->place + at)};
@@ -84,14 +84,12 @@ static uint32_t fresh_below(const struct space *s, const struct region *region, 
 	return n;
 }
 
-static bool limit_binds(const struct space *s)
-{
-	return s->limit_frames < (uint64_t)s->block_count << MM_BLOCK_ORDER;
-}
-
+/* By what was last known of copies: good enough for how much to give. */
 static uint64_t frames_left(const struct space *s)
 {
-	return s->limit_frames - min_u64(s->owned_frames, s->limit_frames);
+	uint64_t used = s->owned_frames + (s->limit_copies ? s->copies.most : 0);
+
+	return s->limit_frames - min_u64(used, s->limit_frames);
 }
 
 /* Blocks that one answer may give: where frames are scarce, it must not starve who comes next. */
@@ -131,8 +129,7 @@ static struct policy_choice choose(struct space *s, const struct block *b, gpa_t
  */
 static int reserve_run(struct space *s, size_t first, size_t end, frame_t *out)
 {
-	uint64_t most =
-		(s->limit_frames - min_u64(s->owned_frames, s->limit_frames)) >> MM_BLOCK_ORDER;
+	uint64_t most = limit_room(s, (end - first) << MM_BLOCK_ORDER) >> MM_BLOCK_ORDER;
 	size_t n = 1;
 	int r = alloc_reserve(s, &s->blocks[first], out);
 

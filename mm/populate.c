@@ -90,6 +90,24 @@ static int fill_owned(struct space *s, struct block *b, struct gpa_range part)
 	return fill_frames(s, b->frame, block_range(s, block_of(s, b)), part);
 }
 
+/* The limit has room for the pages of `part` that are not private yet. Return: 0; -ENOMEM; ... */
+static int check_room(struct space *s, struct gpa_range part)
+{
+	uint64_t want = part.size >> MM_PAGE_SHIFT;
+	struct page_runs private = {0};
+	int r;
+
+	if (!s->limit_copies || limit_room(s, want) >= want)
+		return 0;
+	r = pagemap_private((uintptr_t)window_ptr(s, part.start), part.size, PAGEMAP_BEST,
+	                    &private);
+	want -= page_runs_pages(&private);
+	page_runs_fini(&private);
+	if (r == 0 && limit_room(s, want) < want)
+		r = -ENOMEM;
+	return r;
+}
+
 /*
  * Let the image be seen in the part, and map what can be read. A block that was left to the kernel
  * has no image: its zeros are made the space's own. Return: 0 or -errno.
@@ -100,8 +118,10 @@ static int fill_shared(struct space *s, size_t index, struct gpa_range part)
 	bool left = s->faults->lazy && !image_has(s, block_range(s, index));
 	enum access access = left ? ACCESS_WRITE : ACCESS_READ;
 	int advice = left ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
-	int r = space_decide_block(s, index);
+	int r = left ? check_room(s, part) : 0;
 
+	if (r == 0)
+		r = space_decide_block(s, index);
 	for (uint64_t at = part.start.v, stop; r == 0 && at < end; at = stop) {
 		enum protection p = guard_get(s, at, end, &stop);
 

@@ -177,7 +177,7 @@ static int block_frames(struct space *s, const struct block *b, struct spare *ou
 {
 	int r;
 
-	if (s->owned_frames + MM_BLOCK_PAGES > s->limit_frames)
+	if (limit_room(s, MM_BLOCK_PAGES) < MM_BLOCK_PAGES)
 		return -ENOMEM;
 	for (size_t i = 0; i < s->spare.blocks; i++) {
 		if (s->spare.block[i].index != block_of(s, b))

@@ -21,7 +21,6 @@
  * cannot be read either.
  */
 #include <sys/mman.h>
-#include <sys/resource.h>
 
 #include "mm/check.h"
 #include "mm/pagemap.h"
@@ -33,6 +32,9 @@
  * next write.
  */
 #define KEEP_PAGES MM_BLOCK_PAGES
+
+/* But of a limit that counts copies no more than this part: they are in its bound (limit.c). */
+#define KEEP_PART 4u
 
 /* ---- OWNED blocks ---- */
 
@@ -153,14 +155,16 @@ static int restore_run(struct space *s, const struct page_run *run, bool keep)
 }
 
 /* The runs from the first on that may be kept, together. Return: how many. */
-static size_t count_kept(const struct page_runs *private)
+static size_t count_kept(const struct space *s, const struct page_runs *private)
 {
-	uint64_t pages = 0;
+	uint64_t most = KEEP_PAGES, pages = 0;
 	size_t n = 0;
 
+	if (s->limit_copies)
+		most = min_u64(most, s->limit_frames / KEEP_PART);
 	for (; n < private->count; n++) {
 		pages += private->run[n].pages;
-		if (pages > KEEP_PAGES)
+		if (pages > most)
 			break;
 	}
 	return n;
@@ -172,7 +176,7 @@ static size_t count_kept(const struct page_runs *private)
  */
 static int restore_private(struct space *s, struct page_runs *private)
 {
-	size_t kept = count_kept(private);
+	size_t kept = count_kept(s, private);
 	int first = 0;
 
 	for (size_t i = 0; i < private->count; i++) {
@@ -273,15 +277,6 @@ static int uncut_all(struct space *s)
 }
 
 /* ---- finding them, or not having to ---- */
-
-/* Faults that threads of this process have taken so far, on their own or in the kernel. */
-static uint64_t process_faults(void)
-{
-	struct rusage usage;
-
-	CHECK(getrusage(RUSAGE_SELF, &usage) == 0);
-	return (uint64_t)usage.ru_minflt + (uint64_t)usage.ru_majflt;
-}
 
 /* May what a reset keeps be all that is private, until something faults? */
 static bool can_settle(const struct space *s)

@@ -131,15 +131,20 @@ static int map_blocks(struct space *s)
 	return 0;
 }
 
-static bool limit_binds(const struct space *s, const struct space_config *c)
+static bool has_limit(const struct space *s, const struct space_config *c)
 {
 	return c->limit_frames && c->limit_frames < ram_bytes(s) >> MM_PAGE_SHIFT;
 }
 
+/* A limit that can only be kept where every block is decided by us. */
+static bool must_decide(const struct space *s, const struct space_config *c)
+{
+	return has_limit(s, c) && !(c->limit_copies && c->image);
+}
+
 /*
- * The rule of FAULTS_AUTO. A limit below RAM can only be kept where every block is decided
- * by us. A clone mostly reads pages that are there and copies single ones: the kernel is
- * quickest at that. Fresh memory is filled fastest a block at a time.
+ * The rule of FAULTS_AUTO. A clone mostly reads pages that are there and copies single ones: the
+ * kernel is quickest at that. Fresh memory is filled fastest a block at a time.
  */
 static const struct fault_ops *choose_path(const struct space *s, const struct space_config *c,
                                            const char **why)
@@ -158,7 +163,7 @@ static const struct fault_ops *choose_path(const struct space *s, const struct s
 	case FAULTS_AUTO:
 		break;
 	}
-	if (limit_binds(s, c)) {
+	if (must_decide(s, c)) {
 		*why = "a limit below RAM needs every block decided here";
 		return &fault_uffd;
 	}
@@ -180,7 +185,7 @@ static int attach(struct space *s, const struct space_config *c)
 
 	s->faults = choose_path(s, c, &s->faults_why);
 	r = s->faults->attach(s);
-	if (r == 0 || c->faults != FAULTS_AUTO || limit_binds(s, c))
+	if (r == 0 || c->faults != FAULTS_AUTO || must_decide(s, c))
 		return r;
 	if (r != -EPERM && r != -ENOSYS)
 		return r;
@@ -321,6 +326,7 @@ int space_create(const struct space_config *c, struct space **out)
 	s->ctx = c->ctx;
 	s->linear = c->memory != NULL;
 	s->own_faults = c->own_faults;
+	s->limit_copies = c->limit_copies;
 	s->pool = pool_get(c->pool);
 	s->image = c->image ? image_get(c->image) : NULL;
 	lock_init(&s->lock, LOCK_SPACE);
@@ -329,7 +335,7 @@ int space_create(const struct space_config *c, struct space **out)
 		goto fail;
 	/* Whole blocks are counted: RAM that ends inside one must not run into its own size. */
 	s->limit_frames =
-		limit_binds(s, c) ? c->limit_frames : (uint64_t)s->block_count << MM_BLOCK_ORDER;
+		has_limit(s, c) ? c->limit_frames : (uint64_t)s->block_count << MM_BLOCK_ORDER;
 	/*
 	 * The window first: one too large for the host is refused before its block table is made.
 	 */
@@ -382,26 +388,6 @@ void space_shutdown(struct space *s)
 {
 	if (s->faults)
 		s->faults->detach(s);
-}
-
-void space_resume(struct space *s, uint64_t limit_frames)
-{
-	lock_take(&s->lock);
-	if (limit_frames)
-		s->limit_frames = limit_frames;
-	lock_drop(&s->lock);
-	for (size_t i = 0; i < s->region_count; i++)
-		s->faults->wake(s, s->ram[i].range);
-}
-
-uint64_t space_limit(struct space *s)
-{
-	uint64_t limit;
-
-	lock_take(&s->lock);
-	limit = s->limit_frames;
-	lock_drop(&s->lock);
-	return limit;
 }
 
 bool space_is_linear(const struct space *s)

@@ -78,7 +78,14 @@ struct space_config {
 	struct image *image; /* NULL: fresh memory. Else the space is a clone of it */
 	enum fault_choice faults;
 	bool populate;         /* give every block its frames now (fresh memory or `memory` only) */
-	uint64_t limit_frames; /* the most this space may own; 0: as much as its RAM */
+	uint64_t limit_frames; /* the most this space may have; 0: as much as its RAM */
+
+	/*
+	 * What the limit counts. Not set: frames it owns; where violations come to us none above
+	 * the limit are ever taken. Set: private copies as well, which the host kernel makes
+	 * without asking; somebody must ask space_check_limit() while the guest runs, and stop it.
+	 */
+	bool limit_copies;
 
 	/*
 	 * Memory of the caller's to use as the window, or NULL. space_window_size() bytes, readable
@@ -277,11 +284,40 @@ int space_unmap(struct space *s, struct gpa_range r);
  */
 enum protection space_protection(struct space *s, gpa_t a, uint64_t limit, uint64_t *stop);
 
-/* Raise (or lower) the limit and let vCPUs that wait on NOMEM try again. 0 keeps the limit. */
+/*
+ * Raise (or lower) the limit and let vCPUs that wait on NOMEM try again. 0 keeps the limit. Below
+ * what the space has nothing is taken away from it: it only gets no more, and is over.
+ */
 void space_resume(struct space *s, uint64_t limit_frames);
 
 /* The limit now, in frames. */
 uint64_t space_limit(struct space *s);
+
+/*
+ * Does the space have more than its limit? Any thread, as often as it likes, while the guest runs:
+ * without copies a comparison; with them a system call (1 us), and private pages are only looked
+ * for when the process has faulted so often since the last look that there may be too many. Where
+ * own_faults is not set they are also looked for when the last look is 100 ms old.
+ *
+ * Who asks every t CPU seconds of each vCPU, and stops the guest when told, bounds what it has
+ * above the limit: the pages that its vCPUs copy in t each, and until they stand still. What an
+ * image gets in space_publish() is no longer the space's.
+ * Return: 0; -ENOMEM: it has; -errno of reading pagemap: it may have.
+ */
+int space_check_limit(struct space *s);
+
+/* What the limit is compared with. A limit of RAM or more says nothing. */
+struct space_use {
+	uint64_t limit_frames;
+	uint64_t owned_frames;  /* whole blocks of the pool, touched or not */
+	uint64_t copied_frames; /* private copies, but for those that a reset kept */
+	bool counts_copies;     /* as configured: the sum of both is limited, else the first */
+};
+
+/*
+ * Reads pagemap. Return: 0; -errno of that, then copied_frames is 0.
+ */
+int space_use(struct space *s, struct space_use *out);
 
 /*
  * Let every thread go that waits on a violation: it finds zero memory where nothing was mapped,

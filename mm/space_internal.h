@@ -14,6 +14,7 @@
  *     discard.c        ranges given back
  *     populate.c       memory behind a range now
  *     protect.c        permissions, ranges taken away
+ *     limit.c          what it may have, and what it has
  *     report.c         state by address, statistics, audit
  */
 #ifndef COWSLIP_MM_SPACE_INTERNAL_H
@@ -76,11 +77,11 @@ struct space {
 	struct region regions[IMAGE_MAX_REGIONS];
 	struct ram_region ram[IMAGE_MAX_REGIONS]; /* the same, as callers see them */
 	size_t region_count;
-	gpa_t first;     /* gpa of the window's start, 2 MiB aligned */
-	uint64_t size;   /* bytes of window, 2 MiB aligned */
-	uint8_t *window; /* `first` is here */
-	bool linear;     /* the window is the embedder's */
-	bool own_faults; /* as configured */
+	gpa_t first;                   /* gpa of the window's start, 2 MiB aligned */
+	uint64_t size;                 /* bytes of window, 2 MiB aligned */
+	uint8_t *window;               /* `first` is here */
+	bool linear;                   /* the window is the embedder's */
+	bool own_faults, limit_copies; /* as configured */
 	size_t block_count;
 	const struct fault_ops *faults;
 	const char *faults_why;
@@ -97,6 +98,11 @@ struct space {
 	struct policy_history history;
 	int64_t place; /* frame at which `first` would lie in the pool, so that runs stay runs */
 	unsigned holds;
+
+	/* limit.c's: private pages there were, kept ones included, at so many faults. */
+	struct {
+		uint64_t most, faults, looked_ns;
+	} copies;
 
 	/* Frames for what the next publish has to copy, brought in before; publish.c's. */
 	struct {
@@ -190,6 +196,23 @@ int guard_check(const struct space *s, struct gpa_range r, enum access access);
 
 /* Bring block `index` to where no violation maps anything in it. Lock held. Return: 0; -ENOMEM. */
 int space_decide_block(struct space *s, size_t index);
+
+/* ---- limit.c ---- */
+
+/* Less than all of it. */
+static inline bool limit_binds(const struct space *s)
+{
+	return s->limit_frames < (uint64_t)s->block_count << MM_BLOCK_ORDER;
+}
+
+/*
+ * Frames that may still be taken, whether the pool has them or not: exact where they are fewer than
+ * `want`, else at least so many. Lock held. Cannot fail: what cannot be found out is taken.
+ */
+uint64_t limit_room(struct space *s, uint64_t want);
+
+/* Faults that threads of this process have taken so far, on their own or in the kernel. */
+uint64_t process_faults(void);
 
 /* ---- publish.c ---- */
 

@@ -24,6 +24,7 @@
 
 #include "vmm/kvm.h"
 #include "vmm/stats.h"
+#include "vmm/vm.h"
 
 /* Exit statuses that are not a guest's own code. */
 enum cli_status {
@@ -63,6 +64,9 @@ int cli_flush_stdout(void);
 
 /* Print JSON for people and programs; takes the reference. Return: as cli_flush_stdout(). */
 int cli_put_json(json_t *json);
+
+/* What to do about it, for the end of a line: "" where the line says so, else "; ...". */
+const char *cli_shortage_remedy(enum vm_shortage s);
 
 /* kvm_open(NULL). Return: 0; -errno after an error line that names the remedy. */
 int cli_open_kvm(struct kvm *k);

@@ -106,7 +106,8 @@ static const struct argp_option options[] = {
          "the input that its guest asks for",
          2},
 	{"faults", KEY_FAULTS, "PATH", 0, "Who resolves violations: auto, kernel, uffd (auto)", 2},
-	{"limit", KEY_LIMIT, "SIZE", 0, "The most memory one clone may own (as much as its RAM)",
+	{"limit", KEY_LIMIT, "SIZE", 0,
+         "The most memory one clone may have, what it copies of the image included (all its RAM)",
          2},
 	{"verify", KEY_VERIFY, "WHEN", 0,
          "Compare the image's memory with its checksums: eager, before a clone is made, or later, "
@@ -304,7 +305,11 @@ static int end_status(const struct clone_command *c, const struct clone_result *
 		          r->number, (double)c->timeout_ns / 1e9);
 		return CLI_TIMEOUT;
 	case CLONE_FAILED:
-		cli_error("clone %" PRIu64 ": failed: %s", r->number, r->text);
+		if (r->short_of != SHORT_OF_NOTHING)
+			cli_error("clone %" PRIu64 ": out of memory: %s%s", r->number, r->text,
+			          cli_shortage_remedy(r->short_of));
+		else
+			cli_error("clone %" PRIu64 ": failed: %s", r->number, r->text);
 		return CLI_FAILED;
 	case CLONE_LOST:
 		break;

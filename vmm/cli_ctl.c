@@ -6,6 +6,7 @@
  * refusal becomes the one error line that it is for every command.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,7 +44,7 @@ static int take_argument(void *to, unsigned index, bool after, const char *arg)
 
 static const struct cli_command command = {
 	.options = options,
-	.args_doc = "SOCK fork|save|stats|pause|resume|stop [ARGUMENT...]",
+	.args_doc = "SOCK fork|save|stats|pause|resume|stop|limit [ARGUMENT...]",
 	.doc = "Ask something of the guests that `cowslip run --ctl SOCK` runs; print the answer, "
 	       "one JSON object."
 	       "\v  fork [ID]        fork a guest (0, the first): the child starts at once\n"
@@ -51,7 +52,9 @@ static const struct cli_command command = {
 	       "  stats            all guests: state, parent, memory\n"
 	       "  pause [ID|all]   stop the clock of a guest (all)\n"
 	       "  resume [ID|all]  ... and start it again\n"
-	       "  stop [ID|all]    end a guest (all), as if it had exited with 0\n\n"
+	       "  stop [ID|all]    end a guest (all), as if it had exited with 0\n"
+	       "  limit SIZE [ID]  the most memory a guest (0) may have from now on; one that\n"
+	       "                   stands still because it had too little goes on\n\n"
 	       "pause_us is how long the guest stood still for it.\n\n"
 	       "Exit status: 0; 125 when it could not be done.",
 	.argument = take_argument,
@@ -91,9 +94,29 @@ static char *save_line(const struct ctl_command *c)
 	return line;
 }
 
+/* Return: NULL after an error line. */
+static char *limit_line(const struct ctl_command *c)
+{
+	uint64_t bytes;
+	char *line;
+
+	if (c->count < 3) {
+		cli_error("limit: to how much? `cowslip ctl %s limit SIZE [ID]`", c->word[0]);
+		return NULL;
+	}
+	if (cli_size("limit", c->word[2], &bytes))
+		return NULL;
+	if (asprintf(&line, "limit %s %" PRIu64, c->count > 3 ? c->word[3] : "0", bytes) < 0)
+		line = NULL;
+	return line;
+}
+
 static char *make_line(const struct ctl_command *c)
 {
 	char *line;
+
+	if (strcmp(c->word[1], "limit") == 0)
+		return limit_line(c);
 
 	if (strcmp(c->word[1], "save") == 0)
 		return save_line(c);

@@ -169,15 +169,45 @@ static json_t *do_save(struct cli_ctl *c, const struct asked *a)
 	return reply;
 }
 
+/* Whole pages. Return: 0 bytes for what is none. */
+static uint64_t to_bytes(const char *text)
+{
+	char *end;
+	uint64_t n = *text >= '0' && *text <= '9' ? strtoull(text, &end, 10) : 0;
+
+	return n > 0 && *end == '\0' && n <= INT64_MAX && is_aligned(n, MM_PAGE_SIZE) ? n : 0;
+}
+
+static json_t *do_limit(struct cli_ctl *c, const struct asked *a)
+{
+	struct vm_error err;
+	uint64_t size;
+
+	if (!a->has_id || a->id == HERD_ALL || a->rest[0] == '\0')
+		return refuse("limit: of which VM, and how much? `limit ID BYTES`");
+	size = to_bytes(a->rest);
+	if (size == 0)
+		return refuse("limit %s: not a number of bytes, in whole pages of 4 KiB", a->rest);
+	if (herd_limit(c->herd, a->id, size, &err))
+		return refuse("limit: %s", err.text);
+	return json_pack("{s:b, s:I, s:I}", "ok", 1, "id", (json_int_t)a->id, "limit_bytes",
+	                 (json_int_t)size);
+}
+
 static json_t *entry_json(const struct herd_entry *e)
 {
 	const struct space_stats *s = &e->space;
+	json_t *j;
 
-	return json_pack("{s:I, s:I, s:s, s:I, s:I, s:I, s:I}", "id", (json_int_t)e->id, "parent",
-	                 (json_int_t)e->parent, "state", herd_state_name(e->state), "cpus",
-	                 (json_int_t)e->cpus, "shared_bytes", bytes(s->shared_frames),
-	                 "private_bytes", bytes(s->private_frames), "owned_bytes",
-	                 bytes(s->owned_committed));
+	j = json_pack("{s:I, s:I, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "id", (json_int_t)e->id,
+	              "parent", (json_int_t)e->parent, "state", herd_state_name(e->state), "cpus",
+	              (json_int_t)e->cpus, "shared_bytes", bytes(s->shared_frames), "private_bytes",
+	              bytes(s->private_frames), "owned_bytes", bytes(s->owned_committed),
+	              "used_bytes", bytes(s->owned_frames + s->private_frames), "limit_bytes",
+	              (json_int_t)e->limit_bytes);
+	if (j && e->why[0])
+		json_object_set_new(j, "why", json_string(e->why));
+	return j;
 }
 
 static json_t *do_stats(struct cli_ctl *c, const struct asked *a)
@@ -247,6 +277,7 @@ static const struct {
 } verbs[] = {
 	{"fork", do_fork, false},   {"save", do_save, true},      {"stats", do_stats, false},
 	{"pause", do_pause, false}, {"resume", do_resume, false}, {"stop", do_stop, false},
+	{"limit", do_limit, true},
 };
 #define VERBS (sizeof(verbs) / sizeof(verbs[0]))
 
@@ -278,7 +309,7 @@ static json_t *answer(struct cli_ctl *c, const char *line)
 	for (size_t i = 0; i < VERBS; i++)
 		if (strcmp(word, verbs[i].name) == 0)
 			return run_verb(c, i, rest);
-	return refuse("%s: unknown; there are fork, save, stats, pause, resume and stop",
+	return refuse("%s: unknown; there are fork, save, stats, pause, resume, stop and limit",
 	              word[0] ? word : "nothing asked");
 }
 

@@ -8,6 +8,7 @@
  *     pause [ID|all]      {"ok":true,"vms":[{"id":ID,"us":N},...]}
  *     resume [ID|all]     {"ok":true,"vms":[{"id":ID,"pause_us":N},...]}
  *     stop [ID|all]       {"ok":true,"vms":[{"id":ID,"us":N},...]}
+ *     limit ID BYTES      {"ok":true,"id":ID,"limit_bytes":BYTES}
  *     anything that fails {"ok":false,"error":"one line"}
  *
  * Without an ID, fork is of VM 0 and the others are of all. FILE is the rest of the line, blanks
@@ -19,8 +20,16 @@
  * stood still, or was gone.
  *
  * vms of stats, in order of birth: id, parent (the first is its own), state ("starting", "running",
- * "paused", "ended"), cpus, shared_bytes (of images, that it can see), private_bytes (its copies of
- * those), owned_bytes (its own frames, with memory behind them). pool: used_bytes, limit_bytes.
+ * "paused", "starved", "ended"), cpus, shared_bytes (of images, that it can see), private_bytes
+ * (its copies of those), owned_bytes (its own frames, with memory behind them), used_bytes (of its
+ * limit: its own frames, with or without, and its copies), limit_bytes (or its RAM). pool:
+ * used_bytes, limit_bytes.
+ *
+ * A VM is starved that has more than its limit, or waits for memory that nobody has for it: why, of
+ * stats, says which. It stands still. A higher limit lets it go on, and resume try again; it can be
+ * saved, forked and stopped as if it were paused. BYTES are whole pages; a limit below what a
+ * VM has takes nothing away and stops it. What a fork or a save makes an image of is no longer the
+ * VM's, and not counted.
  *
  * Concurrency: any thread, several at once; files are written one at a time.
  */

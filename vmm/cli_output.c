@@ -142,6 +142,20 @@ static const char *kvm_remedy(int err)
 	}
 }
 
+const char *cli_shortage_remedy(enum vm_shortage s)
+{
+	switch (s) {
+	case SHORT_OF_LIMIT:
+		return "; allow more with --limit";
+	case SHORT_OF_POOL:
+		return "; fork less, or have a larger pool with a larger --mem";
+	case SHORT_OF_NOTHING:
+	case SHORT_OF_HOST:
+		break;
+	}
+	return "";
+}
+
 int cli_open_kvm(struct kvm *k)
 {
 	int r = kvm_open(k, NULL);

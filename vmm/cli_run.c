@@ -27,6 +27,7 @@
 #include "vmm/cli_sink.h"
 #include "vmm/cli_terminal.h"
 #include "vmm/family.h"
+#include "vmm/hostlimit.h"
 #include "vmm/kernel.h"
 #include "vmm/watch.h"
 
@@ -99,7 +100,9 @@ static const struct argp_option options[] = {
          1},
 	{"populate", KEY_POPULATE, NULL, 0, "Put memory behind all RAM before the guest starts", 1},
 	{"faults", KEY_FAULTS, "PATH", 0, "Who resolves violations: auto, kernel, uffd (auto)", 1},
-	{"limit", KEY_LIMIT, "SIZE", 0, "The most memory the guest may have of its RAM (all)", 1},
+	{"limit", KEY_LIMIT, "SIZE", 0,
+         "The most memory the guest may have, what it copies of an image included (all its RAM)",
+         1},
 	{"initrd", KEY_INITRD, "FILE", 0, "Initial RAM disk of an operating system's kernel", 2},
 	{"cmdline", KEY_CMDLINE, "STRING", 0, "Command line of an operating system's kernel", 2},
 	{"pmem", KEY_PMEM, "FILE", 0, "Map FILE copy-on-write as persistent memory (/dev/pmem0)",
@@ -399,7 +402,8 @@ static int end_status(const struct run_command *r, uint64_t number, const struct
 		          (double)r->timeout_ns / 1e9);
 		return CLI_TIMEOUT;
 	case VM_NOMEM:
-		cli_error("%s ran out of memory: %s; allow more with --limit", name, report->text);
+		cli_error("%s ran out of memory: %s%s", name, report->text,
+		          cli_shortage_remedy(report->short_of));
 		return CLI_FAILED;
 	case VM_READY:
 	case VM_FORK:
@@ -411,6 +415,24 @@ static int end_status(const struct run_command *r, uint64_t number, const struct
 	}
 	cli_error("%s cannot go on: %s", name, report->text);
 	return CLI_FAILED;
+}
+
+/* With --ctl somebody can give it more. */
+static bool on_starved(void *ctx, struct vm *vm, const struct vm_report *report)
+{
+	const struct run_command *r = ctx;
+	uint64_t number = vm_number(vm);
+	char buf[64], todo[64] = "";
+
+	if (!r->herd)
+		return false;
+	if (report->short_of == SHORT_OF_LIMIT)
+		snprintf(todo, sizeof(todo), "limit SIZE %" PRIu64 "` gives it more", number);
+	else
+		snprintf(todo, sizeof(todo), "resume %" PRIu64 "` when there is some", number);
+	cli_error("%s stands still, out of memory: %s; `cowslip ctl %s %s",
+	          who(number, buf, sizeof(buf)), report->text, r->ctl, todo);
+	return true;
 }
 
 static bool on_ended(void *ctx, struct vm *vm, const struct vm_report *report)
@@ -474,6 +496,8 @@ static struct vm_config vm_config(const struct run_command *r)
 		.populate = r->populate,
 		.faults = r->faults,
 		.limit_bytes = r->limit,
+		/* One that runs may be given a limit by `cowslip ctl`. */
+		.limit_copies = r->limit || r->ctl,
 		.irqchip = r->kind == KERNEL_SYSTEM,
 		.pmem = r->pmem,
 	};
@@ -535,6 +559,7 @@ static int boot_and_run(struct run_command *r)
 		.ready = on_ready,
 		.kicked = on_kicked,
 		.ended = on_ended,
+		.starved = on_starved,
 		.failed = on_failed,
 	};
 	struct family_config config = {
@@ -554,7 +579,8 @@ static int boot_and_run(struct run_command *r)
 	if (!e)
 		e = run_family(r, &err);
 	if (e)
-		cli_error("%s%s", err.text, e == -ENOMEM ? "; allow more with --limit" : "");
+		cli_error("%s%s", err.text,
+		          e == -ENOMEM && r->limit ? "; allow more with --limit" : "");
 	/* Where no VM has run, nobody has ended the terminal's either. */
 	cli_terminal_stop(r->terminal);
 	pool_stats(r->pool, &at_end);
@@ -567,15 +593,17 @@ static int boot_and_run(struct run_command *r)
 
 static int run_guest(struct run_command *r)
 {
+	char why[HOSTLIMIT_TEXT_MAX];
 	int e = cli_open_kvm(&r->kvm);
 
 	if (e)
 		return e;
 	e = pool_create(pool_bytes(r->mem, r->ctl ? CTL_FACTOR : POOL_FACTOR), &r->pool);
 	if (e) {
-		cli_error("memory for the guest cannot be reserved: %s; %s", strerror(-e),
-		          e == -EFBIG ? "raise the limit on file sizes (ulimit -f)"
-		                      : "give it less with --mem");
+		cli_error("memory for the guest cannot be reserved: %s%s", hostlimit_why(e, 0, why),
+		          e == -EFBIG    ? "; raise the limit on file sizes (ulimit -f)"
+		          : e == -ENOMEM ? "; give it less with --mem"
+		                         : "");
 		goto close_kvm;
 	}
 	e = boot_and_run(r);

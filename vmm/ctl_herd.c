@@ -47,7 +47,11 @@ static struct member *add_member(struct herd *h, uint64_t id, uint64_t parent, s
 
 	if (!m)
 		return NULL;
-	*m = (struct member){.herd = h, .id = id, .parent = parent, .image = image};
+	*m = (struct member){.herd = h,
+	                     .id = id,
+	                     .parent = parent,
+	                     .image = image,
+	                     .limit_bytes = h->config.vm.limit_bytes};
 	m->last = &m->first;
 	*h->last = m;
 	h->last = &m->next;
@@ -90,6 +94,7 @@ static int make_vm(struct member *m, struct image *image, struct vm **out, struc
 
 	c.image = image;
 	c.number = m->id;
+	c.limit_bytes = m->limit_bytes;
 	c.console = deliver;
 	c.console_ctx = m;
 	return vm_create(&c, out, err);
@@ -128,11 +133,13 @@ static struct request *next_request(struct member *m)
 /* Lock held, dropped meanwhile. */
 static void wait_held(struct member *m)
 {
+	enum herd_state state = m->starved ? HERD_STARVED : HERD_PAUSED;
 	struct herd *h = m->herd;
 
-	if (m->state != HERD_PAUSED) {
-		m->state = HERD_PAUSED;
+	if (!stands_still(m))
 		m->held_ns = clock_ns();
+	if (m->state != state) {
+		m->state = state;
 		pthread_cond_broadcast(&h->changed);
 	}
 	pthread_cond_wait(&h->changed, &h->lock);
@@ -141,7 +148,7 @@ static void wait_held(struct member *m)
 /* Lock held. */
 static void go_on(struct member *m)
 {
-	if (m->state == HERD_PAUSED && m->deadline_ns)
+	if (stands_still(m) && m->deadline_ns)
 		m->deadline_ns += clock_ns() - m->held_ns;
 	m->state = HERD_RUNS;
 	pthread_cond_broadcast(&m->herd->changed);
@@ -168,7 +175,7 @@ static bool serve(struct member *m)
 			done = r;
 			continue;
 		}
-		if (!m->hold)
+		if (!m->hold && !m->starved)
 			break;
 		complete(h, &done);
 		wait_held(m);
@@ -192,6 +199,8 @@ int herd_start_child(struct herd *h, uint64_t parent, struct image *image, struc
 	pthread_mutex_lock(&h->lock);
 	if (!h->stopping && h->members < h->config.max_members && h->next_number <= INT32_MAX) {
 		m = add_member(h, h->next_number, parent, image);
+		if (m && herd_find(h, parent))
+			m->limit_bytes = herd_find(h, parent)->limit_bytes;
 		r = m ? -pthread_create(&m->thread, NULL, member_main, m) : -ENOMEM;
 	}
 	if (r == 0) {
@@ -246,6 +255,32 @@ static bool ask_next(struct herd *h, struct vm *vm, int code)
 	return on;
 }
 
+/*
+ * There is no memory for it. Return: true when it goes on, because somebody has done something;
+ * false: *report says how it ended.
+ */
+static bool wait_fed(struct member *m, struct vm_report *report)
+{
+	struct herd *h = m->herd;
+	bool waits = false;
+
+	if (h->hooks.starved) {
+		pthread_mutex_lock(&h->hook_lock);
+		waits = h->hooks.starved(h->hooks.ctx, m->vm, report);
+		pthread_mutex_unlock(&h->hook_lock);
+	}
+	if (!waits)
+		return false;
+	pthread_mutex_lock(&h->lock);
+	m->starved = true;
+	memcpy(m->why_starved, report->text, sizeof(m->why_starved));
+	pthread_mutex_unlock(&h->lock);
+	if (serve(m))
+		return true;
+	*report = (struct vm_report){.event = VM_EXITED};
+	return false;
+}
+
 /* What an event asks for. Return: false when it was the last: *report says how it ended. */
 static bool handle(struct member *m, struct vm_report *report)
 {
@@ -266,10 +301,11 @@ static bool handle(struct member *m, struct vm_report *report)
 		if (!on)
 			report->event = VM_EXITED;
 		return on;
+	case VM_NOMEM:
+		return wait_fed(m, report);
 	case VM_EXITED:
 	case VM_CRASHED:
 	case VM_TIMEOUT:
-	case VM_NOMEM:
 	case VM_DENIED:
 	case VM_FAILED:
 		return false;

@@ -21,7 +21,9 @@
  * Concurrency: any thread, but for create, run and destroy, which one thread calls, and none of
  * the functions from a hook. `output` is called by the vCPUs of several VMs at once; the other
  * hooks one at a time, each on its VM's thread.
- * Does not: wake a VM that waits for frames; such a VM ends.
+ * A VM that there is no memory for stands still, if hooks->starved wants that, until it gets a
+ * higher limit or is told to try again; images can be made of it meanwhile, and the others do not
+ * notice.
  */
 #ifndef COWSLIP_VMM_CTL_HERD_H
 #define COWSLIP_VMM_CTL_HERD_H
@@ -100,9 +102,10 @@ struct herd_touched {
 };
 
 /*
- * VM `id`, or HERD_ALL of them, stands still; goes on; ends, counted as exited with 0. What is so
- * already stays so. All: those of the moment; what is being forked meanwhile is paused or resumed
- * with the rest only if it was known by then, but never survives a stop.
+ * VM `id`, or HERD_ALL of them, stands still; goes on (a starved one tries again); ends, counted as
+ * exited with 0. What is so already stays so. All: those of the moment; what is being forked
+ * meanwhile is paused or resumed with the rest only if it was known by then, but never survives a
+ * stop.
  * They return when it is done; *count of them in out[HERD_MOST].
  * Return: 0; -ESRCH when there is no such VM, or it ended of itself meanwhile (not of ALL).
  */
@@ -113,14 +116,23 @@ int herd_resume(struct herd *h, uint64_t id, struct herd_touched *out, size_t *c
 int herd_stop(struct herd *h, uint64_t id, struct herd_touched *out, size_t *count,
               struct vm_error *err);
 
+/*
+ * From now on VM `id` may have `bytes`, which are whole pages: more or less than before. If it
+ * stood still for want of memory it goes on, which ends soon where that is not enough. Its children
+ * start with what it may have by then.
+ * Return: 0; as herd_do().
+ */
+int herd_limit(struct herd *h, uint64_t id, uint64_t bytes, struct vm_error *err);
+
 enum herd_state {
 	HERD_STARTS, /* it is being made */
 	HERD_RUNS,
 	HERD_PAUSED,
-	HERD_ENDED, /* about to go */
+	HERD_STARVED, /* it stands still: there is no memory for it */
+	HERD_ENDED,   /* about to go */
 };
 
-/* "starting", "running", "paused", "ended" */
+/* "starting", "running", "paused", "starved", "ended" */
 const char *herd_state_name(enum herd_state s);
 
 struct herd_entry {
@@ -128,6 +140,8 @@ struct herd_entry {
 	enum herd_state state;
 	unsigned cpus;            /* 0: not known yet */
 	struct space_stats space; /* of a guest that may run on meanwhile; zero without a VM */
+	uint64_t limit_bytes;     /* the most it may have; 0 without a VM */
+	char why[VM_TEXT_MAX];    /* STARVED: what of */
 };
 
 /* All VMs, in order of birth. They are not stopped. Return: how many, at most HERD_MOST. */

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "vmm/ctl_herd_internal.h"
+#include "vmm/hostlimit.h"
 
 /*
  * Blocks that are copied in one stop: some 0.2 ms each. A guest that copies as fast as it can takes
@@ -81,10 +82,11 @@ static unsigned look_ahead(struct herd *h, uint64_t id)
 
 static int settle(void *ctx, struct vm *vm, struct vm_error *err)
 {
+	char why[HOSTLIMIT_TEXT_MAX];
 	int r = space_copy_ahead(vm_space(vm), SLICE_BLOCKS);
 
 	(void)ctx;
-	return r ? herd_say(err, r, strerror(-r)) : 0;
+	return r ? herd_say(err, r, hostlimit_why(r, 0, why)) : 0;
 }
 
 struct taken {
@@ -163,6 +165,7 @@ static int wait_started(struct herd *h, struct member *m, uint64_t asked_ns, uin
 int herd_fork(struct herd *h, uint64_t id, struct herd_child *out, struct vm_error *err)
 {
 	uint64_t asked_ns = clock_ns();
+	char why[HOSTLIMIT_TEXT_MAX];
 	struct image *image;
 	struct member *m;
 	unsigned cpus;
@@ -172,10 +175,11 @@ int herd_fork(struct herd *h, uint64_t id, struct herd_child *out, struct vm_err
 		return r;
 	r = herd_start_child(h, id, image, &m);
 	if (r == -EAGAIN)
-		return herd_say(err, r,
-		                "no child: there are too many VMs, or all are being stopped");
+		return herd_say(
+			err, r,
+			"no child: there are too many VMs or threads, or all are being stopped");
 	if (r < 0)
-		return herd_say(err, r, strerror(-r));
+		return herd_say(err, r, hostlimit_why(r, 0, why));
 	out->id = m->id;
 	return wait_started(h, m, asked_ns, &out->start_ns, err);
 }
@@ -194,17 +198,17 @@ static void give_hold(struct member *m)
 /* Somebody may want it to go on by now. */
 static bool holds(const struct member *m)
 {
-	return m->state == HERD_PAUSED || !m->hold;
+	return stands_still(m) || !m->hold;
 }
 
 static void give_release(struct member *m)
 {
-	m->hold = false;
+	m->hold = m->starved = false;
 }
 
 static bool runs(const struct member *m)
 {
-	return m->state != HERD_PAUSED || m->hold;
+	return !stands_still(m) || m->hold || m->starved;
 }
 
 static void give_stop(struct member *m)
@@ -257,7 +261,7 @@ static int give_and_wait(struct herd *h, uint64_t id, const struct order *o,
 		h->stopping = true;
 	n = give_order(h, id, o, to);
 	for (size_t i = 0; i < n; i++)
-		held_ns[i] = to[i]->state == HERD_PAUSED ? to[i]->held_ns : 0;
+		held_ns[i] = stands_still(to[i]) ? to[i]->held_ns : 0;
 	for (size_t i = 0; i < n; i++) {
 		uint64_t since = asked_ns;
 
@@ -292,15 +296,44 @@ int herd_stop(struct herd *h, uint64_t id, struct herd_touched *out, size_t *cou
 	return give_and_wait(h, id, &stop_order, out, count, err);
 }
 
+/* ---- limits ---- */
+
+struct new_limit {
+	struct herd *herd;
+	uint64_t id, bytes;
+};
+
+/* The member's thread does it, so that what it is told afterwards is not undone. */
+static int set_limit(void *ctx, struct vm *vm, struct vm_error *err)
+{
+	const struct new_limit *n = ctx;
+	struct member *m;
+
+	(void)err;
+	space_resume(vm_space(vm), n->bytes >> MM_PAGE_SHIFT);
+	pthread_mutex_lock(&n->herd->lock);
+	m = herd_find(n->herd, n->id);
+	m->limit_bytes = n->bytes;
+	m->starved = false;
+	pthread_mutex_unlock(&n->herd->lock);
+	return 0;
+}
+
+int herd_limit(struct herd *h, uint64_t id, uint64_t bytes, struct vm_error *err)
+{
+	struct new_limit n = {h, id, bytes};
+	uint64_t ns;
+
+	return herd_do(h, id, set_limit, &n, &ns, err);
+}
+
 /* ---- reports ---- */
 
 const char *herd_state_name(enum herd_state s)
 {
 	static const char *const names[] = {
-		[HERD_STARTS] = "starting",
-		[HERD_RUNS] = "running",
-		[HERD_PAUSED] = "paused",
-		[HERD_ENDED] = "ended",
+		[HERD_STARTS] = "starting", [HERD_RUNS] = "running", [HERD_PAUSED] = "paused",
+		[HERD_STARVED] = "starved", [HERD_ENDED] = "ended",
 	};
 
 	return names[s];
@@ -315,6 +348,8 @@ size_t herd_list(struct herd *h, struct herd_entry out[HERD_MOST])
 	pthread_mutex_lock(&h->lock);
 	for (struct member *m = h->first; m; m = m->next) {
 		out[n] = (struct herd_entry){.id = m->id, .parent = m->parent, .state = m->state};
+		if (m->state == HERD_STARVED)
+			memcpy(out[n].why, m->why_starved, sizeof(out[n].why));
 		m->viewers++;
 		m->waiters++;
 		vms[n] = m->vm;
@@ -325,6 +360,7 @@ size_t herd_list(struct herd *h, struct herd_entry out[HERD_MOST])
 		if (!vms[i])
 			continue;
 		out[i].cpus = vm_cpus(vms[i]);
+		out[i].limit_bytes = vm_limit_bytes(vms[i]);
 		/* Without pagemap the private frames are missing, and only they. */
 		(void)space_stats(vm_space(vms[i]), &out[i].space);
 	}

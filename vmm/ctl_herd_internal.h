@@ -31,18 +31,26 @@ struct member {
 	struct image *image; /* its thread's; NULL once the VM is made, and for the root */
 	struct vm *vm;       /* NULL: not made yet, or gone */
 	enum herd_state state;
-	bool asked_for;   /* constant: herd_fork() hears why it could not be made */
-	bool hold, stop;  /* it shall stand still, end */
-	bool gone;        /* its thread touches nothing any more */
-	unsigned viewers; /* who look at vm: it stays */
-	unsigned waiters; /* who wait: the member stays */
+	bool asked_for;       /* constant: herd_fork() hears why it could not be made */
+	bool hold, stop;      /* it shall stand still, end */
+	bool starved;         /* it stands still until there is memory for it; why_starved */
+	uint64_t limit_bytes; /* of its VM when that is made, and of its children's; 0: RAM */
+	bool gone;            /* its thread touches nothing any more */
+	unsigned viewers;     /* who look at vm: it stays */
+	unsigned waiters;     /* who wait: the member stays */
 	struct request *first, **last;
 	uint64_t held_ns; /* since when it is paused */
 	uint64_t deadline_ns;
 	uint64_t started_ns; /* it was about to enter the guest; 0: not yet */
 	int error;           /* why it could not be made */
 	struct vm_error why;
+	char why_starved[VM_TEXT_MAX];
 };
+
+static inline bool stands_still(const struct member *m)
+{
+	return m->state == HERD_PAUSED || m->state == HERD_STARVED;
+}
 
 struct herd {
 	struct family_config config;

@@ -31,6 +31,7 @@
 #include <unistd.h>
 
 #include "vmm/fileio.h"
+#include "vmm/hostlimit.h"
 
 #define ELF_MAX_HEADERS 64u
 #define ELF_COPY_CHUNK  (UINT64_C(256) << 10)
@@ -358,13 +359,14 @@ static int copy_segments(struct loader *l, struct elf_image *out)
 /* O_NONBLOCK: a FIFO must not make us wait for a writer before we can refuse it. */
 static int open_file(struct loader *l)
 {
+	char why[HOSTLIMIT_TEXT_MAX];
 	struct stat st;
 	int err;
 
 	l->fd = open(l->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (l->fd < 0) {
 		err = -errno;
-		return refuse(l, err, "cannot be opened: %s", strerror(-err));
+		return refuse(l, err, "cannot be opened: %s", hostlimit_why(err, 0, why));
 	}
 	if (fstat(l->fd, &st)) {
 		err = -errno;

@@ -24,6 +24,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "vmm/hostlimit.h"
 #include "vmm/procmem.h"
 #include "vmm/wire.h"
 
@@ -586,6 +587,7 @@ static int run(struct engine *e)
 int engine_run(const struct engine_config *given, struct engine_summary *out, struct vm_error *err)
 {
 	struct engine_config c = *given;
+	char why[HOSTLIMIT_TEXT_MAX];
 	struct engine *e;
 	int r;
 
@@ -622,7 +624,8 @@ int engine_run(const struct engine_config *given, struct engine_summary *out, st
 	e->unfinished = c.count;
 	r = run(e);
 	if (r)
-		snprintf(err->text, sizeof(err->text), "worker processes: %s", strerror(-r));
+		snprintf(err->text, sizeof(err->text), "worker processes: %s",
+		         hostlimit_why(r, 0, why));
 	engine_fini(e);
 	return r;
 }

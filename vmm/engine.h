@@ -42,8 +42,9 @@ enum clone_end {
 struct clone_result {
 	uint64_t number; /* 1..count; above: forked by another clone */
 	enum clone_end end;
-	int code;     /* CLONE_EXITED: exit code */
-	bool stopped; /* CLONE_EXITED: by engine_config.ready, not by itself */
+	int code;                  /* CLONE_EXITED: exit code */
+	enum vm_shortage short_of; /* CLONE_FAILED: there was no memory for it; of what not */
+	bool stopped;              /* CLONE_EXITED: by engine_config.ready, not by itself */
 	pid_t worker;
 	struct vm_times times;    /* CLOCK_MONOTONIC is the same in every process */
 	struct space_stats space; /* fault_path and fault_why are valid strings */
@@ -83,7 +84,7 @@ struct engine_config {
 	uint64_t timeout_ns; /* per clone; 0: none */
 	uint64_t silence_ns; /* a worker silent for this much longer is killed; 0: 10 s */
 	enum fault_choice faults;
-	uint64_t limit_bytes; /* per clone; 0: as much as its RAM */
+	uint64_t limit_bytes; /* per clone, what it copies included; 0: as much as its RAM */
 	bool quick;           /* leave space and table_bytes of results empty: 50 us a clone */
 
 	void *ctx;

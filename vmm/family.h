@@ -45,6 +45,13 @@ struct family_hooks {
 	 */
 	bool (*next)(void *ctx, struct vm *vm, int code);
 
+	/*
+	 * There is no memory for the VM (VM_NOMEM; report says why): it stands still. Return true
+	 * where somebody can do something about it: a herd's VM waits for that (vmm/ctl_herd.h).
+	 * Else it ends so; as it does if this is NULL, and in a family, where nobody waits.
+	 */
+	bool (*starved)(void *ctx, struct vm *vm, const struct vm_report *report);
+
 	/* A VM could not be made: `number` as it would have had, why. */
 	void (*failed)(void *ctx, uint64_t number, int error, const char *why);
 };

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "vmm/fileio.h"
+#include "vmm/hostlimit.h"
 
 struct why {
 	char *text;
@@ -44,13 +45,15 @@ static int read_file(void *ctx, uint64_t offset, void *to, size_t size)
 /* O_NONBLOCK: a FIFO must not make us wait for a writer before we can refuse it. */
 static int open_file(const char *path, int *fd, struct arch_reader *out, struct why why)
 {
+	char cause[HOSTLIMIT_TEXT_MAX];
 	struct stat st;
 	int err;
 
 	*fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (*fd < 0) {
 		err = -errno;
-		return refuse(why, err, "%s cannot be opened: %s", path, strerror(-err));
+		return refuse(why, err, "%s cannot be opened: %s", path,
+		              hostlimit_why(err, 0, cause));
 	}
 	if (fstat(*fd, &st)) {
 		err = -errno;

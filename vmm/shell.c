@@ -44,7 +44,8 @@ void shells_destroy(struct shells *s)
 static bool fits(const struct vm *vm, const struct vm_config *c)
 {
 	return vm->made.image == c->image && vm->made.pool == c->pool && vm->kvm == c->kvm &&
-	       vm->made.faults == c->faults && vm->made.limit_bytes == c->limit_bytes;
+	       vm->made.faults == c->faults && vm->made.limit_bytes == c->limit_bytes &&
+	       vm->limit_copies == c->limit_copies;
 }
 
 /* Keep `vm`. Return: false when there are enough. */

@@ -31,6 +31,7 @@
 
 #include "mm/store.h"
 #include "vmm/fileio.h"
+#include "vmm/hostlimit.h"
 #include "vmm/snapshot_format.h"
 
 void snap_content_hash(const struct snap_header *h, uint64_t hash[2])
@@ -234,6 +235,7 @@ static int fail_layer(const struct snap_file *f, uint32_t i, int code, const cha
                       struct snapshot_error *err)
 {
 	const char *name = snap_layer_name(f, i);
+	char why[HOSTLIMIT_TEXT_MAX];
 
 	if (code == -ENOENT)
 		return snap_fail(err, code,
@@ -246,7 +248,7 @@ static int fail_layer(const struct snap_file *f, uint32_t i, int code, const cha
 		                 "%016" PRIx64 "%016" PRIx64 " is wanted): put that back",
 		                 f->path, name, where, f->layers[i].hash[1], f->layers[i].hash[0]);
 	return snap_fail(err, code, "%s lies partly in %s, but %s cannot be opened: %s", f->path,
-	                 name, where, strerror(-code));
+	                 name, where, hostlimit_why(code, 0, why));
 }
 
 /* Beside `f` first, so that a directory of images can be moved; then where it was. */

@@ -23,6 +23,7 @@
 #include <xxhash.h>
 
 #include "vmm/fileio.h"
+#include "vmm/hostlimit.h"
 #include "vmm/snapshot_format.h"
 
 static int fail_read(const struct snap_file *f, struct snapshot_error *err, int code,
@@ -46,13 +47,15 @@ static int fail_field(const struct snap_file *f, struct snapshot_error *err, siz
 /* O_NONBLOCK: a FIFO must not make us wait for a writer before we can refuse it. */
 int snap_open_regular(const char *path, int *fd, struct snapshot_error *err)
 {
+	char why[HOSTLIMIT_TEXT_MAX];
 	struct stat st;
 	int ret;
 
 	*fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (*fd < 0) {
 		ret = -errno;
-		return snap_fail(err, ret, "%s cannot be opened: %s", path, strerror(-ret));
+		return snap_fail(err, ret, "%s cannot be opened: %s", path,
+		                 hostlimit_why(ret, 0, why));
 	}
 	if (fstat(*fd, &st) == 0 && S_ISREG(st.st_mode))
 		return 0;

@@ -79,6 +79,14 @@ static void post(struct vcpu *v, enum vm_event event, int code)
 	v->pending = true;
 }
 
+bool vcpu_post_event(struct vcpu *v, enum vm_event event, int code)
+{
+	if (v->pending || !claim(v))
+		return false;
+	post(v, event, code);
+	return true;
+}
+
 __attribute__((format(printf, 2, 3))) static void say(struct vcpu *v, const char *format, ...)
 {
 	char where[256];
@@ -295,6 +303,14 @@ static void handle_no_exit(struct vcpu *v, int error)
 		v->exits.interrupted++;
 		__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 		check_asked(v);
+		if (!v->pending && !atomic_load(&v->vm->stop))
+			vm_tick(v);
+		return;
+	}
+	/* For the tables it makes: nothing has been done, and it may be tried again. */
+	if (error == -ENOMEM) {
+		if (vcpu_post_event(v, VM_NOMEM, error))
+			vm_say_short(v->vm, "KVM_RUN", SHORT_OF_HOST, &v->report);
 		return;
 	}
 	post(v, VM_FAILED, error);
@@ -311,10 +327,8 @@ static void take_nomem(struct vcpu *v)
 		return;
 	atomic_store(&v->vm->nomem, false);
 	post(v, VM_NOMEM, -ENOMEM);
-	snprintf(v->report.text, sizeof(v->report.text),
-	         "no frame for guest address 0x%" PRIx64
-	         ": the pool or the VM's limit is exhausted",
-	         atomic_load(&v->vm->nomem_at));
+	vm_say_no_frame(v->vm, (gpa_t){atomic_load(&v->vm->nomem_at)},
+	                atomic_load(&v->vm->nomem_why), &v->report);
 }
 
 /* KVM_RUN, counted: on_nomem() must know whether a vCPU is in there. */
@@ -362,6 +376,7 @@ void vcpu_run(struct vcpu *v)
 	v->deferred = false;
 	if (!atomic_load(&vm->stop))
 		serve_bell(v);
+	vm_tick_start(v);
 	while (!v->pending && !v->deferred && !v->halted && !atomic_load(&vm->stop)) {
 		int r = enter(v);
 
@@ -371,13 +386,13 @@ void vcpu_run(struct vcpu *v)
 			handle_exit(v);
 		take_nomem(v);
 	}
+	vm_tick_stop(v);
 	complete_io(v);
 }
 
 /* ---- threads of the other vCPUs ---- */
 
-/* Everyone else out; the one that has an event says so. */
-static void stop_others(struct vcpu *v)
+void vcpu_stop_others(struct vcpu *v)
 {
 	struct vm *vm = v->vm;
 
@@ -404,7 +419,7 @@ static void *secondary(void *arg)
 		lock_drop(&vm->lock);
 		vcpu_run(v);
 		if (v->pending)
-			stop_others(v);
+			vcpu_stop_others(v);
 		lock_take(&vm->lock);
 		vm->running--;
 		pthread_cond_broadcast(&vm->changed);
@@ -535,7 +550,7 @@ static bool all_halted(const struct vm *vm)
 	return true;
 }
 
-/* All vCPUs from started to stopped, at least one event posted. */
+/* All vCPUs from started to stopped: an event is posted, or a tick wants them stopped. */
 static void run_once(struct vm *vm, uint64_t deadline_ns)
 {
 	struct vcpu *first = &vm->vcpus[0];
@@ -555,7 +570,7 @@ static void run_once(struct vm *vm, uint64_t deadline_ns)
 	vcpu_run(first);
 	if (first->halted)
 		wait_halted(first);
-	stop_others(first);
+	vcpu_stop_others(first);
 	wait_stopped(vm);
 	if (deadline_ns)
 		timer_delete(timer);
@@ -579,8 +594,22 @@ static void answer_open(struct vm *vm)
 	if (r == 0)
 		return;
 	post(first, r == -ENOMEM ? VM_NOMEM : VM_CRASHED, r);
-	snprintf(first->report.text, sizeof(first->report.text), "the answer at 0x%" PRIx64 ": %s",
-	         vm->open.gpa, r == -ENOMEM ? "no frame for it" : "the request leaves RAM");
+	if (r == -ENOMEM)
+		vm_say_no_frame(vm, (gpa_t){vm->open.gpa}, vm_shortage_now(vm), &first->report);
+	else
+		snprintf(first->report.text, sizeof(first->report.text),
+		         "the answer at 0x%" PRIx64 ": the request leaves RAM", vm->open.gpa);
+}
+
+/* One that is over its limit does not go on, not even for a tick. */
+static void check_limit(struct vm *vm)
+{
+	struct vm_report over = {.event = VM_NOMEM, .code = -ENOMEM};
+
+	if (with_event(vm) || !vm_over_limit(vm, &over))
+		return;
+	vm->vcpus[0].report = over;
+	vm->vcpus[0].pending = true;
 }
 
 void vm_run(struct vm *vm, uint64_t deadline_ns, struct vm_report *out)
@@ -589,6 +618,7 @@ void vm_run(struct vm *vm, uint64_t deadline_ns, struct vm_report *out)
 
 	if (!with_event(vm))
 		answer_open(vm);
+	check_limit(vm);
 	if (vm->times.running == 0)
 		vm->times.running = clock_ns();
 	if (atomic_load(&vm->ruined)) {
@@ -597,8 +627,10 @@ void vm_run(struct vm *vm, uint64_t deadline_ns, struct vm_report *out)
 		         "out of frames where the host cannot pause the guest (Linux before 6.2, "
 		         "or code that KVM interprets)");
 	}
-	while (!(v = with_event(vm)))
+	while (!(v = with_event(vm))) {
 		run_once(vm, deadline_ns);
+		vm_tick_stopped(vm);
+	}
 	v->pending = false;
 	*out = v->report;
 	if (is_fatal(out->event) || out->event == VM_TIMEOUT || out->event == VM_NEXT)

@@ -20,6 +20,7 @@
 
 #include "arch/arch.h"
 #include "vmm/elf.h"
+#include "vmm/hostlimit.h"
 #include "vmm/kernel.h"
 #include "vmm/pmem.h"
 #include "vmm/vm_internal.h"
@@ -39,6 +40,14 @@ __attribute__((format(printf, 3, 4))) static int fail(struct vm_error *err, int 
 	return code;
 }
 
+/* The same with why the host has refused `what`. */
+static int fail_host(struct vm_error *err, int code, const char *what)
+{
+	char why[HOSTLIMIT_TEXT_MAX];
+
+	return fail(err, code, "%s: %s", what, hostlimit_why(code, 0, why));
+}
+
 /* ---- making ---- */
 
 /* The fault path's thread: someone waits for a frame that is not there. */
@@ -50,6 +59,7 @@ static void on_nomem(void *ctx, struct violation v)
 
 	atomic_store(&vm->marked, true);
 	atomic_store(&vm->nomem_at, v.gpa.v);
+	atomic_store(&vm->nomem_why, vm_shortage_now(vm));
 	atomic_store(&vm->nomem, true);
 	for (unsigned i = 0; i < vm->cpu_count; i++)
 		vcpu_kick(&vm->vcpus[i]);
@@ -81,15 +91,27 @@ static int lay_out_ram(const struct vm_config *c, struct ram_region *ram, struct
 	return r;
 }
 
-static int space_failed(struct vm_error *err, int code)
+/* What a clone maps, and has unmapped again by the time that it has failed. */
+static uint64_t mappings_of(const struct image *image)
 {
+	size_t count = 0;
+
+	if (image)
+		image_runs(image, &count);
+	return 2 * (uint64_t)count;
+}
+
+static int space_failed(const struct vm_config *c, struct vm_error *err, int code)
+{
+	char why[HOSTLIMIT_TEXT_MAX];
+
 	if (code == -EPERM)
 		return fail(err, code,
 		            "userfaultfd: not permitted; run as root, give access to "
 		            "/dev/userfaultfd, or use --faults kernel");
 	if (code == -ENOTSUP)
 		return fail(err, code, "1 GiB pages: not supported by this version");
-	return fail(err, code, "guest memory: %s", strerror(-code));
+	return fail(err, code, "guest memory: %s", hostlimit_why(code, mappings_of(c->image), why));
 }
 
 /*
@@ -111,7 +133,7 @@ static int make_pmem_space(struct vm *vm, const struct vm_config *c, struct spac
 		r = space_create(sc, &vm->space);
 	}
 	image_put(sc->image);
-	return r ? space_failed(err, r) : 0;
+	return r ? space_failed(c, err, r) : 0;
 }
 
 /* Of the caller's memory. Return: 0 or -EINVAL. */
@@ -141,6 +163,7 @@ static int make_space(struct vm *vm, const struct vm_config *c, struct vm_error 
 		.faults = c->faults,
 		.populate = c->populate && !c->image,
 		.limit_frames = c->limit_bytes >> MM_PAGE_SHIFT,
+		.limit_copies = c->limit_copies,
 		.own_faults = !vm->irqchip,
 		.nomem = on_nomem,
 		.ctx = vm,
@@ -159,7 +182,7 @@ static int make_space(struct vm *vm, const struct vm_config *c, struct vm_error 
 			return make_pmem_space(vm, c, &sc, err);
 	}
 	r = space_create(&sc, &vm->space);
-	return r ? space_failed(err, r) : 0;
+	return r ? space_failed(c, err, r) : 0;
 }
 
 int vm_memory_size(const struct vm_config *c, uint64_t *out, struct vm_error *err)
@@ -188,9 +211,9 @@ static int make_vcpu(struct vm *vm, unsigned index, struct vm_error *err)
 
 	v->fd = kvm_create_vcpu(vm->fd, index);
 	if (v->fd < 0)
-		return fail(err, v->fd, "vCPU %u: %s", index, strerror(-v->fd));
+		return fail_host(err, v->fd, "a vCPU");
 	r = kvm_map_run(vm->kvm, v->fd, &v->run);
-	return r ? fail(err, r, "vCPU %u: %s", index, strerror(-r)) : 0;
+	return r ? fail_host(err, r, "a vCPU") : 0;
 }
 
 static int make_vcpus(struct vm *vm, unsigned count, struct vm_error *err)
@@ -323,10 +346,10 @@ static int make_machine(struct vm *vm, const struct vm_config *c, struct vm_erro
 		return fail(err, r, "signals: %s", strerror(-r));
 	vm->fd = kvm_create_vm(vm->kvm);
 	if (vm->fd < 0)
-		return fail(err, vm->fd, "KVM_CREATE_VM: %s", strerror(-vm->fd));
+		return fail_host(err, vm->fd, "KVM_CREATE_VM");
 	r = arch_vm_init(vm->kvm, vm->fd, vm->irqchip);
 	if (r)
-		return fail(err, r, "VM: %s", strerror(-r));
+		return fail_host(err, r, "VM");
 	r = make_vcpus(vm, machine.cpus, err);
 	if (r == 0)
 		r = make_space(vm, c, err);
@@ -339,7 +362,7 @@ static int make_machine(struct vm *vm, const struct vm_config *c, struct vm_erro
 	if (r)
 		return r;
 	r = vcpu_start_threads(vm);
-	return r ? fail(err, r, "vCPU threads: %s", strerror(-r)) : 0;
+	return r ? fail_host(err, r, "vCPU threads") : 0;
 }
 
 /* Waits with a limit count on the same clock as deadlines. */
@@ -367,6 +390,7 @@ int vm_create(const struct vm_config *c, struct vm **out, struct vm_error *err)
 	vm->kvm = c->kvm;
 	vm->fd = -1;
 	vm->number = c->number;
+	vm->limit_copies = c->limit_copies;
 	vm->open.gpa = BELL_SILENT;
 	vm->made.pool = c->pool;
 	vm->made.image = c->image;
@@ -400,6 +424,7 @@ void vm_destroy(struct vm *vm)
 		space_shutdown(vm->space);
 	vcpu_end_threads(vm);
 	for (unsigned i = 0; i < vm->cpu_count; i++) {
+		tick_fini(&vm->vcpus[i].tick);
 		if (vm->vcpus[i].run)
 			munmap(vm->vcpus[i].run, vm->kvm->run_size);
 		if (vm->vcpus[i].fd >= 0)
@@ -536,7 +561,7 @@ int vm_snapshot(struct vm *vm, struct image **out, struct vm_error *err)
 	/* Its image is another one now; the old one may go, and its address come again. */
 	if (r == 0)
 		vm->made.image = NULL;
-	return r ? fail(err, r, "memory snapshot: %s", strerror(-r)) : 0;
+	return r ? vm_say_refused(vm, r, "memory snapshot", err) : 0;
 }
 
 int vm_answer(struct vm *vm, int32_t result)

@@ -64,7 +64,12 @@ struct vm_config {
 	const char *pmem; /* a file to map as persistent memory above RAM (vmm/pmem.h), or NULL */
 
 	enum fault_choice faults;
-	uint64_t limit_bytes; /* of pool memory; 0: as much as its RAM */
+	uint64_t limit_bytes; /* the most it may have; 0: as much as its RAM */
+	/*
+	 * The limit counts what the guest has copied of its image (space_config.limit_copies):
+	 * over it, it stops with VM_NOMEM. vmm/vm_limit.c says how far above it may be by then.
+	 */
+	bool limit_copies;
 
 	/*
 	 * Memory of the caller's to run the guest on, or NULL: vm_memory_size() bytes that outlive
@@ -95,20 +100,30 @@ enum vm_event {
 	VM_FORK,    /* the guest rang FORK; vm_answer_fork(), then vm_run() goes on */
 	VM_TIMEOUT, /* the deadline passed; vm_run() would go on */
 	VM_KICKED,  /* vm_kick(); vm_run() goes on */
-	VM_NOMEM,   /* no frame for a violation; text. space_resume(), then vm_run() tries again */
+	VM_NOMEM,   /* no frame for a violation, or over its limit; short_of, text. Where it is the
+	               limit, space_resume() with more; vm_run() tries again. May be snapshotted */
 	VM_DENIED,  /* an access that vm_protect() forbids; gpa, access, text. vm_run() would go on:
 	               the write is dropped, the read finds all ones */
 	VM_NEXT,    /* the guest is done with its input; code. vm_reset(), or vm_run() goes on */
 	VM_FAILED,  /* KVM or the host failed; text */
 };
 
+/* What there is not enough of. */
+enum vm_shortage {
+	SHORT_OF_NOTHING,
+	SHORT_OF_LIMIT, /* the VM's own */
+	SHORT_OF_POOL,  /* frames of the pool, which others may share */
+	SHORT_OF_HOST,  /* memory or mappings of the host */
+};
+
 struct vm_report {
 	enum vm_event event;
 	unsigned vcpu;
-	int code;               /* VM_EXITED, VM_NEXT: 0..255; VM_FAILED: -errno */
-	gpa_t gpa;              /* VM_DENIED */
-	enum access access;     /* VM_DENIED: ACCESS_READ or ACCESS_WRITE */
-	char text[VM_TEXT_MAX]; /* one line or a few, without the last newline; may be empty */
+	int code;                  /* VM_EXITED, VM_NEXT: 0..255; VM_FAILED: -errno */
+	gpa_t gpa;                 /* VM_DENIED */
+	enum access access;        /* VM_DENIED: ACCESS_READ or ACCESS_WRITE */
+	enum vm_shortage short_of; /* VM_NOMEM */
+	char text[VM_TEXT_MAX];    /* one line or a few, without the last newline; may be empty */
 };
 
 /* Why an operation failed, one line. */
@@ -237,6 +252,10 @@ int vm_answer_fork(struct vm *vm, int32_t result);
 int vm_answer_next(struct vm *vm);
 
 struct space *vm_space(struct vm *vm); /* borrowed */
+
+/* The most it may have: its limit now, or all its RAM. Any thread. */
+uint64_t vm_limit_bytes(struct vm *vm);
+
 unsigned vm_cpus(const struct vm *vm);
 uint64_t vm_number(const struct vm *vm);
 void vm_times(struct vm *vm, struct vm_times *out);

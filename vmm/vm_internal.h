@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * vmm/vm_internal.h - the inside of a VM, shared by vm.c (life cycle), vm_reset.c (back to the
- * image), vm_slots.c (memory slots), vcpu.c (running), vmstate.c (saved state) and kvm_stats.c
- * (KVM's counters).
+ * image), vm_slots.c (memory slots), vm_limit.c (no more memory), vcpu.c (running), vm_tick.c (what
+ * is done meanwhile), vmstate.c (saved state) and kvm_stats.c (KVM's counters).
  */
 #ifndef COWSLIP_VMM_VM_INTERNAL_H
 #define COWSLIP_VMM_VM_INTERNAL_H
@@ -18,6 +18,7 @@
 #include "vmm/kvm_stats.h"
 #include "vmm/power.h"
 #include "vmm/serial.h"
+#include "vmm/tick.h"
 #include "vmm/vm.h"
 
 /* The signal that makes a vCPU thread leave KVM_RUN. Its handler does nothing. */
@@ -37,6 +38,10 @@ struct vcpu {
 	bool halted;   /* it has nothing to do and nothing will ever wake it */
 	struct vm_report report;
 	struct vm_exits exits;
+
+	/* Of whoever runs it. */
+	struct tick tick;
+	uint64_t faults; /* that its thread had taken at the last tick */
 };
 
 /* What waits for an answer. As it is saved. */
@@ -72,8 +77,9 @@ struct vm {
 	struct space *space;
 	int fd; /* -1: none */
 	unsigned cpu_count;
-	unsigned slots; /* memory slots in use, 0..slots-1; the owner's alone */
-	bool irqchip;   /* an interrupt controller in KVM: an operating system's machine */
+	unsigned slots;    /* memory slots in use, 0..slots-1; the owner's alone */
+	bool irqchip;      /* an interrupt controller in KVM: an operating system's machine */
+	bool limit_copies; /* as configured */
 	struct vcpu *vcpus;
 	struct bus ports, mmio;
 	uint64_t number;
@@ -87,7 +93,7 @@ struct vm {
 
 	/* What it was made with: who may have it next (vmm/shell.c). */
 	struct {
-		const struct pool *pool;
+		struct pool *pool; /* its space's */
 		/* Not held: only compared with the space's. NULL once it is a clone of another. */
 		const struct image *image;
 		enum fault_choice faults;
@@ -116,8 +122,10 @@ struct vm {
 	_Atomic bool ruined; /* the guest has seen memory it should not have: never run it again */
 	_Atomic bool kicked; /* vm_kick() */
 	_Atomic bool marked; /* it was kicked or out of frames once: not for others (vmm/shell.c) */
-	_Atomic bool nomem;  /* a violation found no frame; `nomem_at` says where */
+	_Atomic bool tick_due; /* vm_tick_ask_stopped(), not served yet */
+	_Atomic bool nomem;    /* a violation found no frame; `nomem_at` says where */
 	_Atomic uint64_t nomem_at;
+	_Atomic enum vm_shortage nomem_why;
 	_Atomic bool owner_runs; /* `owner` is inside vm_run() */
 	_Atomic pthread_t owner;
 };
@@ -136,9 +144,36 @@ void vcpu_kick(struct vcpu *v);
  */
 void vcpu_run(struct vcpu *v);
 
+/*
+ * An event that the VM survives, of `v`; its thread. Return: false when there is one already, of
+ * whatever vCPU: then nothing was done.
+ */
+bool vcpu_post_event(struct vcpu *v, enum vm_event event, int code);
+
+/* Everyone but `v` out of the guest, and not in again before the next round. A vCPU's thread. */
+void vcpu_stop_others(struct vcpu *v);
+
 /* Start and end the threads of vCPUs 1..n-1. start: 0 or -errno (none left running). */
 int vcpu_start_threads(struct vm *vm);
 void vcpu_end_threads(struct vm *vm);
+
+/* ---- vm_tick.c ---- */
+
+/* Ticks from here on, if the VM has a use for them, and no more. The vCPU's thread. */
+void vm_tick_start(struct vcpu *v);
+void vm_tick_stop(struct vcpu *v);
+
+/* KVM_RUN came out, and nothing was asked of `v`: it may have been a tick. Its thread. */
+void vm_tick(struct vcpu *v);
+
+/*
+ * For a user of ticks: stop all vCPUs, call every user's `stopped`, go on. Of several that ask at
+ * once, one stop serves all. The vCPU's thread, in its tick.
+ */
+void vm_tick_ask_stopped(struct vcpu *v);
+
+/* All vCPUs have stopped: serve who asked. The owner's thread. */
+void vm_tick_stopped(struct vm *vm);
 
 /* ---- vm.c ---- */
 
@@ -153,6 +188,27 @@ int vm_answer(struct vm *vm, int32_t result);
  * own. Return: 0; as vmstate_restore() and vm_answer(), then the VM must not run.
  */
 int vm_restore(struct vm *vm, const struct image *image, struct vm_error *err);
+
+/* ---- vm_limit.c ---- */
+
+/* What a violation that has just found no frame is short of. */
+enum vm_shortage vm_shortage_now(struct vm *vm);
+
+/* out->text: `what`, and of what there is not enough; out->short_of. */
+void vm_say_short(struct vm *vm, const char *what, enum vm_shortage s, struct vm_report *out);
+
+/* The same: no frame for `at`. */
+void vm_say_no_frame(struct vm *vm, gpa_t at, enum vm_shortage s, struct vm_report *out);
+
+/* err->text: `what` was refused, with -ENOMEM for want of what. Return: code. */
+int vm_say_refused(struct vm *vm, int code, const char *what, struct vm_error *err);
+
+/* A user of ticks: a VM whose limit counts copies stops when it is over it. */
+bool vm_limit_wants(const struct vm *vm);
+void vm_limit_tick(struct vcpu *v, uint64_t faults);
+
+/* Before it runs. Return: whether it is over its limit; then out->text and short_of say so. */
+bool vm_over_limit(struct vm *vm, struct vm_report *out);
 
 /* ---- vm_slots.c ---- */
 

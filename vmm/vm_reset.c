@@ -87,7 +87,7 @@ static int go_back(struct vm *vm, uint64_t number, char *arg, struct vm_error *e
 	if (r == 0) {
 		r = space_reset(vm->space);
 		if (r)
-			snprintf(err->text, sizeof(err->text), "reset of memory: %s", strerror(-r));
+			vm_say_refused(vm, r, "reset of memory", err);
 	}
 	if (r) {
 		free(arg);

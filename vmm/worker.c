@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "vmm/family.h"
+#include "vmm/hostlimit.h"
 #include "vmm/wire.h"
 
 #define POOL_MIN (UINT64_C(64) << 20)
@@ -143,6 +144,7 @@ static void describe(struct worker_state *w, struct vm *vm, const struct vm_repo
 		.number = vm_number(vm),
 		.end = end_of(report->event),
 		.code = report->code,
+		.short_of = report->event == VM_NOMEM ? report->short_of : SHORT_OF_NOTHING,
 		.reused = w->reused && vm_number(vm) == w->number,
 	};
 	vm_times(vm, &out->times);
@@ -275,6 +277,7 @@ static void run_clone(struct worker_state *w, uint64_t number)
 	               .arg = c->arg,
 	               .faults = c->faults,
 	               .limit_bytes = c->limit_bytes,
+	               .limit_copies = c->limit_bytes > 0,
 	               .mailbox = mailbox_of(w, number)},
 		.timeout_ns = c->timeout_ns,
 		.first_child = w->next_child,
@@ -340,22 +343,54 @@ static uint64_t pool_bytes(const struct engine_config *c)
 	return max_u64(POOL_MIN, min_u64(bytes * vms, UINT64_C(1) << 40));
 }
 
+/* Return: 0; as pool_create() and shells_create(). */
+static int set_up(struct worker_state *w)
+{
+	const struct engine_config *c = w->config;
+	int r = pool_create(pool_bytes(c), &w->pool);
+
+	if (r)
+		return r;
+	pthread_mutex_init(&w->message_lock, NULL);
+	if (!c->quick)
+		w->tables = procmem_tables();
+	r = shells_create(c->no_reuse ? 0 : c->per_process, &w->shells);
+	if (r)
+		pool_put(w->pool);
+	return r;
+}
+
+/* A worker without what every clone needs: each hears why. Return: the process's exit status. */
+static int refuse_all(struct worker_state *w, int error)
+{
+	struct wire m;
+	char why[HOSTLIMIT_TEXT_MAX];
+	ssize_t n;
+
+	(void)hostlimit_why(error, 0, why);
+	for (;;) {
+		n = recv(w->sock, &m, sizeof(m), 0);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n != (ssize_t)sizeof(m) || m.kind != WIRE_RUN)
+			break;
+		on_failed(w, m.number, error, why);
+	}
+	m = (struct wire){.kind = WIRE_SUMMARY};
+	(void)send_wire(w, &m, NULL, 0);
+	return 0;
+}
+
 int worker_main(const struct engine_config *c, int sock, uint64_t first_child, uint64_t child_step)
 {
 	struct worker_state w = {
 		.config = c, .sock = sock, .next_child = first_child, .child_step = child_step};
 	struct wire m;
 	ssize_t n;
+	int r = set_up(&w);
 
-	if (pool_create(pool_bytes(c), &w.pool))
-		return 1;
-	pthread_mutex_init(&w.message_lock, NULL);
-	if (!c->quick)
-		w.tables = procmem_tables();
-	if (shells_create(c->no_reuse ? 0 : c->per_process, &w.shells)) {
-		pool_put(w.pool);
-		return 1;
-	}
+	if (r)
+		return refuse_all(&w, r);
 	for (;;) {
 		n = recv(sock, &m, sizeof(m), 0);
 		if (n < 0 && errno == EINTR)

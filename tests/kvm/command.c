@@ -19,6 +19,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -122,6 +123,8 @@ static _Noreturn void become(pid_t test, int program, const char *const *args,
 		_exit(99);
 	/* A test that dies, of its time limit for one, leaves nothing behind. */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != test)
+		_exit(99);
+	if (how->files && setrlimit(RLIMIT_NOFILE, &(struct rlimit){how->files, how->files}) < 0)
 		_exit(99);
 	signal(SIGPIPE, SIG_DFL);
 	fexecve(program, argv, environ);

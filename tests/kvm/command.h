@@ -35,6 +35,7 @@ struct circumstances {
 	const char *out_path; /* stdout goes there instead */
 	bool out_closed;      /* stdout is a closed descriptor */
 	bool out_broken;      /* stdout is a pipe that nobody reads */
+	unsigned files;       /* descriptors it may have, 0: as many as the test */
 };
 
 struct running {
