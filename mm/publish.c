@@ -506,6 +506,8 @@ static void hand_over(struct space *s, struct image *image)
 	gpa_map_fini(&s->cut);
 	image_put(s->image);
 	s->image = image_get(image);
+	for (size_t i = 0; i < s->region_count; i++)
+		s->regions[i].backend = &backend_image;
 }
 
 /* Let go of the private copies: the window reads the packed ones from now on. */
