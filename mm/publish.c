@@ -460,6 +460,10 @@ static int prepare(struct space *s, struct plan *p)
 {
 	int r;
 
+	/* No image can name reserved huge pages. */
+	r = huge_demote_all(s);
+	if (r)
+		return r;
 	(void)alloc_take_back(s, HOLE_BLOCKS);
 	r = space_changed_runs(s, &p->private, NULL);
 	if (r)
