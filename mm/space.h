@@ -10,7 +10,8 @@
  *     SHARED   frames of an image (or none: zero), mapped MAP_PRIVATE; the first write to a page
  *              makes a private copy in anonymous memory
  *     HUGETLB  a part of a huge page that the host has set aside, this space's alone; all blocks of
- *              the page are. In fresh memory of 1 GiB pages, and of 2 MiB ones where asked for
+ *              the page are. Regions of 1 GiB pages have them, those of 2 MiB where asked for,
+ *              until they are published; a clone has none
  *     LINEAR   memory of the embedder's; all blocks of a space are, or none
  *
  *     EMPTY --violation--> OWNED --publish--> SHARED --clone--> SHARED (in the clone)
@@ -83,8 +84,7 @@ struct space_config {
 	struct image *image; /* NULL: fresh memory. Else the space is a clone of it */
 	enum fault_choice faults;
 	bool populate; /* give every block its frames now (fresh memory or `memory` only) */
-	bool hugetlb;  /* regions of 2 MiB pages, as those of 1 GiB always, get ones that the host has
-	                  set aside: fresh memory only, not a clone's nor `memory` */
+	bool hugetlb;  /* fresh regions of 2 MiB pages, too, get ones that the host has set aside */
 	uint64_t limit_frames; /* the most this space may own; 0: as much as its RAM */
 
 	/*
