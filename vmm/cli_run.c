@@ -255,8 +255,8 @@ static int check_mem(const struct run_command *r)
  */
 static int check_reserve(const struct run_command *r)
 {
-	const char *word = page_word(r->page_size);
 	uint64_t page = page_size_bytes(r->page_size), want;
+	const char *asked = page == MM_HUGE_SIZE ? "--page-size 1g" : "--hugetlb";
 	struct hostinfo_huge h;
 
 	if (r->hugetlb && page < MM_BLOCK_SIZE) {
@@ -267,15 +267,14 @@ static int check_reserve(const struct run_command *r)
 		return 0;
 	want = (r->limit ? min_u64(r->limit, r->mem) : r->mem) / page;
 	if (hostinfo_huge("", page, &h)) {
-		cli_error("--page-size %s: this host can set no such pages aside; choose another",
-		          word);
+		cli_error("%s: this host can set no such pages aside; leave it out", asked);
 		return -ENOTSUP;
 	}
 	if (h.free >= want)
 		return 0;
-	cli_error("--page-size %s: %" PRIu64 " pages of %s wanted, %" PRIu64 " free of %" PRIu64
+	cli_error("%s: %" PRIu64 " pages of %s wanted, %" PRIu64 " free of %" PRIu64
 	          " set aside; write %" PRIu64 " to %s",
-	          word, want, page == MM_HUGE_SIZE ? "1 GiB" : "2 MiB", h.free, h.all,
+	          asked, want, page == MM_HUGE_SIZE ? "1 GiB" : "2 MiB", h.free, h.all,
 	          h.all + want - h.free, h.file);
 	return -ENOMEM;
 }

@@ -313,7 +313,7 @@ static void take_nomem(struct vcpu *v)
 	post(v, VM_NOMEM, -ENOMEM);
 	snprintf(v->report.text, sizeof(v->report.text),
 	         "no frame for guest address 0x%" PRIx64
-	         ": the pool or the VM's limit is exhausted",
+	         ": the pool, the VM's limit or the host's huge pages are exhausted",
 	         atomic_load(&v->vm->nomem_at));
 }
 

@@ -170,7 +170,7 @@ Test(hugetlb, command_line)
 	s = run(ARGS("run", "--page-size", "2m", "--hugetlb", "--mem", "32M", "--stats=json",
 	             guest("hello")));
 	stats = last_json(s.err);
-	cr_assert_geq(json_at(stats, "frames.reserved"), MM_BLOCK_PAGES);
+	cr_assert_geq(json_at(stats, "frames.reserved"), (json_int_t)MM_BLOCK_PAGES);
 	json_decref(stats);
 	said_free(&s);
 	s = run(ARGS("doctor"));

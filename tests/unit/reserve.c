@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <unistd.h>
@@ -27,7 +28,7 @@ static void path_of(enum page_size size, const char *name, char *path, size_t ro
 /* Return: 0 or -errno. */
 static int read_number(enum page_size size, const char *name, unsigned long *out)
 {
-	char path[128];
+	char path[128], text[32];
 	FILE *f;
 	int r;
 
@@ -35,8 +36,10 @@ static int read_number(enum page_size size, const char *name, unsigned long *out
 	f = fopen(path, "re");
 	if (!f)
 		return -errno;
-	r = fscanf(f, "%lu", out) == 1 ? 0 : -EIO;
+	r = fgets(text, sizeof(text), f) ? 0 : -EIO;
 	fclose(f);
+	if (r == 0)
+		*out = strtoul(text, NULL, 10);
 	return r;
 }
 
