@@ -23,10 +23,10 @@ say = $(if $(V),,@printf '  %-5s %s\n' '$(1)' '$(2)')
 # ---- sources ----
 
 MM_SRCS := $(addprefix mm/, \
-	access.c backend_alloc.c backend_image.c backend_linear.c check.c fault_kernel.c \
-	discard.c fault_uffd.c frame.c gpa_map.c image.c kept.c limit.c lock.c pagemap.c policy.c \
-	pool.c pool_file.c populate.c protect.c publish.c report.c reset.c space.c store.c \
-	violation.c window.c)
+	access.c backend_alloc.c backend_hugetlb.c backend_image.c backend_linear.c check.c \
+	discard.c fault_kernel.c fault_uffd.c frame.c freeze.c gpa_map.c hugetlb.c image.c kept.c \
+	limit.c lock.c pagemap.c policy.c pool.c pool_file.c populate.c protect.c publish.c \
+	report.c reset.c space.c store.c violation.c window.c)
 
 ARCH_SRCS_x86_64 := $(addprefix arch/x86_64/, \
 	acpi.c boot.c bzimage.c cpuid.c info.c linux.c msr.c pvh.c record.c state.c vcpu.c vm.c)
@@ -64,7 +64,8 @@ GUEST_LD := guest/$(ARCH)/guest.ld
 MEMWALK_SRCS := $(addprefix guest/, contents.c order.c plan.c)
 
 UNIT_SRCS := $(wildcard tests/unit/*.c)
-KVM_SRCS := $(wildcard tests/kvm/*.c)
+# Both suites may have the host set huge pages aside.
+KVM_SRCS := $(wildcard tests/kvm/*.c) tests/unit/reserve.c
 # tests/fuzz/<target>.c, and what it is made of beside its own file.
 FUZZ_TARGETS := image pack elf bzimage mm
 FUZZ_SRCS_image := tests/fuzz/sums.c

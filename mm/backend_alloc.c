@@ -66,11 +66,17 @@ static bool is_fresh(const struct space *s, const struct region *region, size_t 
 	       guard_is_rw(s, ram.start.v, gpa_range_end(ram));
 }
 
+/* Not where reserved huge pages may still come: a block of one would spoil the next page. */
+static bool looks_ahead(const struct region *region)
+{
+	return region->backend != &backend_hugetlb;
+}
+
 static uint32_t fresh_above(const struct space *s, const struct region *region, size_t index)
 {
 	uint32_t n = 0;
 
-	while (n < POLICY_AHEAD - 1 && is_fresh(s, region, index + n + 1))
+	while (looks_ahead(region) && n < POLICY_AHEAD - 1 && is_fresh(s, region, index + n + 1))
 		n++;
 	return n;
 }
@@ -79,7 +85,7 @@ static uint32_t fresh_below(const struct space *s, const struct region *region, 
 {
 	uint32_t n = 0;
 
-	while (n < POLICY_AHEAD - 1 && is_fresh(s, region, index - n - 1))
+	while (looks_ahead(region) && n < POLICY_AHEAD - 1 && is_fresh(s, region, index - n - 1))
 		n++;
 	return n;
 }

@@ -4,11 +4,16 @@
  *
  *     OWNED block, whole, uffd path     its frames go back to the pool; EMPTY and armed again
  *     OWNED, a part, or kernel path     the frames stay the block's, their memory is given back
+ *     HUGETLB, a whole page             the host has it back; EMPTY and armed again, or SHARED
+ *     HUGETLB, a part                   overwritten with zeros; the page stays
  *     SHARED                            zero memory is mapped over the part, private copies go
  *     EMPTY                             nothing to do
  *
  * What the image has there is hidden by a cut (space_internal.h) until the next reset; the frames
  * stay the image's.
+ *
+ * A part of a reserved huge page is not worth taking the page apart for: all the rest of it would
+ * have to be copied into memory that is not reserved, to save less than that.
  *
  * Once there is room for the cut nothing can fail: where the host refuses a mapping, the pages are
  * overwritten with zeros instead and keep their memory.
@@ -78,6 +83,26 @@ static void discard_owned(struct space *s, struct block *b, struct gpa_range ram
 		zero_frames(s, b, ram, r);
 }
 
+/* Whole reserved page `p`. Return: as give_back(). */
+static bool give_back_huge(struct space *s, const struct huge_page *p)
+{
+	bool armed;
+
+	if (window_map_zero(s, p->ram))
+		return false;
+	armed = s->faults->lazy && arm_zero(s, p->ram) == 0;
+	huge_put(s, p);
+	huge_set(s, p, armed ? BLOCK_EMPTY : BLOCK_SHARED);
+	return true;
+}
+
+static void discard_huge(struct space *s, const struct huge_page *p, struct gpa_range r)
+{
+	if (r.size < p->ram.size || !give_back_huge(s, p))
+		memset((uint8_t *)hugetlb_ptr(p->huge, p->offset) + (r.start.v - p->ram.start.v), 0,
+		       r.size);
+}
+
 /* `r`: pages of SHARED block `b`. What is not decided of it yet is cut, and so will be zero. */
 static void discard_shared(struct space *s, struct block *b, struct gpa_range ram,
                            struct gpa_range r)
@@ -90,7 +115,7 @@ static void discard_shared(struct space *s, struct block *b, struct gpa_range ra
 		zero_shared(s, r);
 }
 
-/* The part `r` of block `index`. */
+/* The part `r` of block `index`, which is no part of a reserved page. */
 static void discard_part(struct space *s, size_t index, struct gpa_range r)
 {
 	struct block *b = &s->blocks[index];
@@ -105,18 +130,34 @@ static void discard_part(struct space *s, size_t index, struct gpa_range r)
 		break;
 	case BLOCK_EMPTY:
 	case BLOCK_LINEAR:
+	case BLOCK_HUGETLB:
 		break;
 	}
+}
+
+/* As much of [at, end) as lies in one block, or in one reserved page. Return: where that ends. */
+static uint64_t discard_next(struct space *s, uint64_t at, uint64_t end)
+{
+	size_t index = block_index(s, (gpa_t){at});
+	struct huge_page p;
+
+	if (s->blocks[index].state == BLOCK_HUGETLB) {
+		p = huge_page_of(s, index);
+		end = min_u64(gpa_range_end(p.ram), end);
+		discard_huge(s, &p, (struct gpa_range){{at}, end - at});
+		return end;
+	}
+	end = min_u64(align_down(at, MM_BLOCK_SIZE) + MM_BLOCK_SIZE, end);
+	discard_part(s, index, (struct gpa_range){{at}, end - at});
+	return end;
 }
 
 void discard_range(struct space *s, struct gpa_range r)
 {
 	uint64_t end = gpa_range_end(r);
 
-	for (uint64_t at = r.start.v, next; at < end; at = next) {
-		next = min_u64(align_down(at, MM_BLOCK_SIZE) + MM_BLOCK_SIZE, end);
-		discard_part(s, block_index(s, (gpa_t){at}), (struct gpa_range){{at}, next - at});
-	}
+	for (uint64_t at = r.start.v; at < end;)
+		at = discard_next(s, at, end);
 	if (s->image)
 		gpa_map_set(&s->cut, r.start.v, end, 1);
 }

@@ -79,4 +79,7 @@ struct fault_state {
  */
 int fault_uffd_open(void);
 
+/* The same with these UFFD_FEATUREs. Return: also -EINVAL where this kernel has not got them. */
+int fault_uffd_open_for(uint64_t features);
+
 #endif

@@ -58,9 +58,9 @@ static int open_device(void)
  * The system call needs CAP_SYS_PTRACE or vm.unprivileged_userfaultfd; the device needs
  * permission on its node. Faults inside KVM_RUN are the kernel's: USER_MODE_ONLY won't do.
  */
-int fault_uffd_open(void)
+int fault_uffd_open_for(uint64_t features)
 {
-	struct uffdio_api api = {.api = UFFD_API};
+	struct uffdio_api api = {.api = UFFD_API, .features = features};
 	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	int e = errno;
 
@@ -75,6 +75,11 @@ int fault_uffd_open(void)
 		return -e;
 	}
 	return fd;
+}
+
+int fault_uffd_open(void)
+{
+	return fault_uffd_open_for(0);
 }
 
 static int uffd_arm(struct space *s, struct gpa_range r)

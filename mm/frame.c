@@ -211,6 +211,18 @@ int frame_ref(struct frame_table *t, frame_t f)
 	return 0;
 }
 
+void frame_split(struct frame_table *t, frame_t head)
+{
+	const struct frame_info *e = entry(t, head.n, MM_BLOCK_ORDER);
+	uint32_t end;
+
+	CHECK(e->state == FRAME_USED && e->order >= MM_BLOCK_ORDER && e->refs == 1);
+	end = head.n + frames_of(e->order);
+	for (uint32_t n = head.n; n < end; n += frames_of(MM_BLOCK_ORDER))
+		*entry(t, n, MM_BLOCK_ORDER) = (struct frame_info){
+			.refs = 1, .order = MM_BLOCK_ORDER, .state = FRAME_USED};
+}
+
 bool frame_unref(struct frame_table *t, frame_t f, frame_t *head, unsigned *order)
 {
 	struct frame_info *e = frame_find(t, f, head);

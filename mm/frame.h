@@ -67,6 +67,12 @@ struct frame_info *frame_find(struct frame_table *t, frame_t f, frame_t *head);
 int frame_ref(struct frame_table *t, frame_t f);
 
 /*
+ * A USED block of order >= 9 with one reference becomes as many USED blocks of order 9, each with
+ * one reference.
+ */
+void frame_split(struct frame_table *t, frame_t head);
+
+/*
  * Drop one. True when it was the last: the block is DYING and the caller owes frame_free()
  * or frame_retire(). Aborts when f is not in a USED block.
  */

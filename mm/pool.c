@@ -163,6 +163,20 @@ int pool_alloc(struct pool *p, unsigned order, frame_t hint, frame_t *out)
 	return r;
 }
 
+int pool_alloc_blocks(struct pool *p, unsigned order, frame_t hint, frame_t *out)
+{
+	int r;
+
+	if (order < MM_BLOCK_ORDER || order > MM_HUGE_ORDER)
+		return -EINVAL;
+	lock_take(&p->lock);
+	r = frame_alloc(&p->frames, order, hint, out);
+	if (r == 0)
+		frame_split(&p->frames, *out);
+	lock_drop(&p->lock);
+	return r;
+}
+
 int pool_ref(struct pool *p, frame_t f)
 {
 	int r;

@@ -63,6 +63,12 @@ bool pool_huge(const struct pool *p);
 int pool_alloc(struct pool *p, unsigned order, frame_t hint, frame_t *out);
 
 /*
+ * 2^order frames, order 9 to 18, as blocks of 2 MiB one after the other, each with one reference.
+ * Return: as pool_alloc().
+ */
+int pool_alloc_blocks(struct pool *p, unsigned order, frame_t hint, frame_t *out);
+
+/*
  * Another reference on the block that holds frame `f` (any frame of it).
  * Return: 0; -EOVERFLOW when the 32-bit count is at its maximum.
  */

@@ -2,7 +2,9 @@
 /*
  * mm/populate.c - memory behind a range now, instead of when it is touched.
  *
- *     EMPTY            gets frames, filled; where an image has something, becomes SHARED
+ *     EMPTY            gets frames, filled, or a reserved huge page; where an image has something,
+ *                      becomes SHARED
+ *     HUGETLB          nothing to do
  *     OWNED            the frames it has are filled; by a 2 MiB page where a touch would bring one
  *     SHARED           the image's pages are mapped for reading; copies stay the guest's to make
  *     LINEAR           the host is asked to fill the embedder's mapping
@@ -18,11 +20,12 @@
 
 #include "mm/space_internal.h"
 
-/* An EMPTY block that is to have frames. */
+/* An EMPTY block that is to have frames; or the first one of a reserved huge page. */
 struct fresh {
 	size_t index;
 	frame_t frame;
 	bool huge;
+	bool reserved;
 };
 
 struct plan {
@@ -64,7 +67,7 @@ static int take_fresh(struct space *s, size_t index, struct gpa_range part, stru
 	                 space_region(s, ram.start)->ram.page_size != PAGE_SIZE_4K;
 	int r;
 
-	out->index = index;
+	*out = (struct fresh){.index = index};
 	r = alloc_reserve(s, &s->blocks[index], &out->frame);
 	if (r)
 		return r;
@@ -77,6 +80,47 @@ static int take_fresh(struct space *s, size_t index, struct gpa_range part, stru
 	/* Counted now, so that the limit holds for all of them. */
 	s->owned_frames += MM_BLOCK_PAGES;
 	return 0;
+}
+
+/* The reserved huge page that block `index` would be in. Return: 0 or -errno, not taken. */
+static int take_reserved(struct space *s, const struct huge_page *p, struct fresh *out)
+{
+	*out = (struct fresh){.index = p->first, .reserved = true};
+	return huge_take(s, p);
+}
+
+/* Block `index` can be a part of a reserved huge page, which is *p. */
+static bool is_reserved(const struct space *s, size_t index, struct huge_page *p)
+{
+	if (space_region(s, block_gpa(s, index))->backend != &backend_hugetlb)
+		return false;
+	*p = huge_page_of(s, index);
+	return huge_fits(s, p);
+}
+
+/* That page has been taken for a block below. */
+static bool is_taken(const struct plan *plan, const struct huge_page *p)
+{
+	const struct fresh *last = plan->count > 0 ? &plan->fresh[plan->count - 1] : NULL;
+
+	return last && last->reserved && last->index == p->first;
+}
+
+/* Return: 0 or -errno, nothing taken. */
+static int plan_fresh(struct space *s, struct plan *plan, size_t index, struct gpa_range part)
+{
+	struct fresh *next = &plan->fresh[plan->count];
+	struct huge_page p;
+	int r;
+
+	if (!is_reserved(s, index, &p))
+		r = take_fresh(s, index, part, next);
+	else if (is_taken(plan, &p))
+		return 0;
+	else
+		r = take_reserved(s, &p, next);
+	plan->count += r == 0;
+	return r;
 }
 
 /* One that was granted to the kernel is to have its 2 MiB page now. Return: 0 or -errno. */
@@ -136,13 +180,11 @@ static int fill_shared(struct space *s, size_t index, struct gpa_range part)
 static int fill_block(struct space *s, struct plan *plan, size_t index, struct gpa_range part)
 {
 	struct block *b = &s->blocks[index];
-	int r;
 
-	if (is_fresh(s, index)) {
-		r = take_fresh(s, index, part, &plan->fresh[plan->count]);
-		plan->count += r == 0;
-		return r;
-	}
+	if (is_fresh(s, index))
+		return plan_fresh(s, plan, index, part);
+	if (b->state == BLOCK_HUGETLB)
+		return 0;
 	if (b->state == BLOCK_OWNED)
 		return fill_owned(s, b, part);
 	return fill_shared(s, index, part);
@@ -152,32 +194,63 @@ static int fill_block(struct space *s, struct plan *plan, size_t index, struct g
 static void drop_fresh(struct space *s, const struct plan *plan, size_t from)
 {
 	for (size_t k = from; k < plan->count; k++) {
+		const struct fresh *f = &plan->fresh[k];
+		struct huge_page p;
+
+		if (f->reserved) {
+			p = huge_page_of(s, f->index);
+			huge_put(s, &p);
+			continue;
+		}
 		s->owned_frames -= MM_BLOCK_PAGES;
-		pool_unref(s->pool, plan->fresh[k].frame);
+		pool_unref(s->pool, f->frame);
 	}
+}
+
+/* What `f` is to back. */
+static struct gpa_range fresh_range(const struct space *s, const struct fresh *f)
+{
+	return f->reserved ? huge_page_of(s, f->index).ram : block_range(s, f->index);
+}
+
+/* Return: 0 or -errno, the window as before. */
+static int map_one(struct space *s, const struct fresh *f)
+{
+	struct huge_page p;
+	int r;
+
+	if (f->reserved) {
+		p = huge_page_of(s, f->index);
+		r = window_map_huge(s, &p);
+		if (r == 0)
+			huge_set(s, &p, BLOCK_HUGETLB);
+		return r;
+	}
+	r = window_map_owned(s, block_range(s, f->index), f->frame, f->huge);
+	if (r == 0)
+		s->blocks[f->index] =
+			(struct block){.frame = f->frame, .state = BLOCK_OWNED, .huge = f->huge};
+	return r;
 }
 
 /* Who waited for one of the first `count`, with no frame to be had, has one now. */
 static void wake_fresh(struct space *s, const struct plan *plan, size_t count)
 {
 	for (size_t k = 0; k < count; k++)
-		s->faults->wake(s, block_range(s, plan->fresh[k].index));
+		s->faults->wake(s, fresh_range(s, &plan->fresh[k]));
 }
 
 /* Return: 0, or -errno: those before the one refused are mapped, it and the rest are EMPTY. */
 static int map_fresh(struct space *s, const struct plan *plan)
 {
 	for (size_t k = 0; k < plan->count; k++) {
-		const struct fresh *f = &plan->fresh[k];
-		int r = window_map_owned(s, block_range(s, f->index), f->frame, f->huge);
+		int r = map_one(s, &plan->fresh[k]);
 
 		if (r) {
 			drop_fresh(s, plan, k);
 			wake_fresh(s, plan, k);
 			return r;
 		}
-		s->blocks[f->index] =
-			(struct block){.frame = f->frame, .state = BLOCK_OWNED, .huge = f->huge};
 	}
 	return 0;
 }
@@ -200,6 +273,20 @@ static int populate(struct space *s, struct gpa_range r)
 	return e;
 }
 
+/* `r`, and all of the reserved huge pages at its ends. */
+static struct gpa_range widen(const struct space *s, struct gpa_range r)
+{
+	size_t first = block_index(s, r.start);
+	size_t last = block_index(s, (gpa_t){gpa_range_end(r) - 1});
+	uint64_t start = r.start.v, end = gpa_range_end(r);
+
+	if (s->blocks[first].state == BLOCK_HUGETLB)
+		start = huge_page_of(s, first).ram.start.v;
+	if (s->blocks[last].state == BLOCK_HUGETLB)
+		end = gpa_range_end(huge_page_of(s, last).ram);
+	return (struct gpa_range){{start}, end - start};
+}
+
 int space_populate(struct space *s, struct gpa_range r)
 {
 	int e = space_check_range(s, r);
@@ -211,6 +298,7 @@ int space_populate(struct space *s, struct gpa_range r)
 		                                                                        : 0;
 	lock_take(&s->lock);
 	e = populate(s, r);
+	r = widen(s, r);
 	lock_drop(&s->lock);
 	if (e == 0)
 		s->faults->wake(s, r);

@@ -9,7 +9,8 @@
  * leaves the range out of its writable memory slots (space_protection() says where).
  *
  * A block with several permissions in it is never EMPTY: it is decided first, so that every later
- * mapping of an EMPTY block is a single call, which is made or refused as a whole.
+ * mapping of an EMPTY block is a single call, which is made or refused as a whole. A reserved huge
+ * page of which a part is protected is demoted to ordinary frames first: see mm/backend_hugetlb.c.
  *
  * Protection is not content: neither reset nor publish changes it, and an image knows none.
  */
@@ -41,6 +42,15 @@ int guard_check(const struct space *s, struct gpa_range r, enum access access)
 	return 0;
 }
 
+/* Not by a reserved huge page: one could not be protected in part. */
+static int fill_small(struct space *s, const struct region *region, struct block *b,
+                      struct violation v, struct gpa_range *done)
+{
+	if (region->backend == &backend_hugetlb)
+		return alloc_fill(s, b, v, done);
+	return region->backend->fill(s, b, v, done);
+}
+
 int space_decide_block(struct space *s, size_t index)
 {
 	struct block *b = &s->blocks[index];
@@ -51,7 +61,7 @@ int space_decide_block(struct space *s, size_t index)
 	while ((r == 0 || r == -EAGAIN) && block_undecided(b)) {
 		struct violation v = {{gpa_range_end(ram) - MM_PAGE_SIZE}, ACCESS_READ};
 
-		r = space_region(s, ram.start)->backend->fill(s, b, v, &done);
+		r = fill_small(s, space_region(s, ram.start), b, v, &done);
 	}
 	return r;
 }
@@ -71,6 +81,27 @@ static int decide_edges(struct space *s, struct gpa_range r)
 	return e;
 }
 
+/* The reserved huge page that holds `a`, if `r` is only a part of it. Return: 0 or -errno. */
+static int split_huge(struct space *s, gpa_t a, struct gpa_range r)
+{
+	size_t index = block_index(s, a);
+	struct huge_page p;
+
+	if (s->blocks[index].state != BLOCK_HUGETLB)
+		return 0;
+	p = huge_page_of(s, index);
+	if (p.ram.start.v >= r.start.v && gpa_range_end(p.ram) <= gpa_range_end(r))
+		return 0;
+	return huge_demote(s, &p);
+}
+
+static int split_edges(struct space *s, struct gpa_range r)
+{
+	int e = split_huge(s, r.start, r);
+
+	return e ? e : split_huge(s, (gpa_t){gpa_range_end(r) - 1}, r);
+}
+
 /* Lock held. What may fail of giving `r` protection `p`; nothing has changed where it does. */
 static int prepare(struct space *s, struct gpa_range r, enum protection p)
 {
@@ -82,6 +113,8 @@ static int prepare(struct space *s, struct gpa_range r, enum protection p)
 		e = gpa_map_reserve(&s->cut, 1);
 	if (e == 0)
 		e = decide_edges(s, r);
+	if (e == 0)
+		e = split_edges(s, r);
 	return e ? e : window_protect(s, r, p);
 }
 

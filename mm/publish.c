@@ -460,6 +460,10 @@ static int prepare(struct space *s, struct plan *p)
 {
 	int r;
 
+	/* No image can name reserved huge pages. */
+	r = huge_demote_all(s);
+	if (r)
+		return r;
 	(void)alloc_take_back(s, HOLE_BLOCKS);
 	r = space_changed_runs(s, &p->private, NULL);
 	if (r)
@@ -506,6 +510,8 @@ static void hand_over(struct space *s, struct image *image)
 	gpa_map_fini(&s->cut);
 	image_put(s->image);
 	s->image = image_get(image);
+	for (size_t i = 0; i < s->region_count; i++)
+		s->regions[i].backend = &backend_image;
 }
 
 /* Let go of the private copies: the window reads the packed ones from now on. */

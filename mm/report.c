@@ -78,6 +78,9 @@ static int describe(struct space *s, struct space_mapping *m)
 		m->page_bytes = is_huge(s, b) ? MM_BLOCK_SIZE : MM_PAGE_SIZE;
 		m->sharers = 1;
 		break;
+	case BLOCK_HUGETLB:
+		m->page_bytes = hugetlb_page_bytes(space_region(s, m->range.start)->huge);
+		break;
 	case BLOCK_SHARED:
 		r = find_private(s, m);
 		if (!m->is_private)
@@ -195,6 +198,10 @@ static void count_owned(const struct space *s, struct space_stats *out)
 {
 	struct owned_run run;
 
+	for (size_t i = 0; i < s->region_count; i++)
+		if (s->regions[i].huge)
+			out->reserve_frames += hugetlb_used(s->regions[i].huge) >> MM_PAGE_SHIFT;
+	out->owned_committed = out->reserve_frames;
 	for (size_t i = 0; next_owned(s, &i, s->block_count, &run);) {
 		out->owned_committed += store_data_frames(pool_store(s->pool), run.frame,
 		                                          run.ram.size >> MM_PAGE_SHIFT);
@@ -238,6 +245,11 @@ static bool guard_mixed(const struct space *s, size_t i)
 	return stop != end;
 }
 
+static bool has_frames(const struct block *b)
+{
+	return b->state == BLOCK_OWNED || b->state == BLOCK_HUGETLB;
+}
+
 static const char *audit_block(struct space *s, size_t i)
 {
 	const struct block *b = &s->blocks[i];
@@ -253,6 +265,12 @@ static const char *audit_block(struct space *s, size_t i)
 		                                                        : NULL;
 	case BLOCK_LINEAR:
 		return NULL;
+	case BLOCK_HUGETLB:
+		if (block_range(s, i).size == 0 || !space_region(s, block_gpa(s, i))->huge)
+			return "HUGETLB block of a region that has no such pages";
+		return b->partial || b->mapped || b->huge || b->granted
+		               ? "HUGETLB block with traces"
+		               : NULL;
 	case BLOCK_SHARED:
 		return b->huge || b->granted ? "SHARED block claims frames" : NULL;
 	case BLOCK_OWNED:
@@ -275,10 +293,12 @@ int space_audit(struct space *s)
 	lock_take(&s->lock);
 	for (i = 0; i < s->block_count && !wrong; i++) {
 		wrong = audit_block(s, i);
-		owned += s->blocks[i].state == BLOCK_OWNED ? MM_BLOCK_PAGES : 0;
+		owned += has_frames(&s->blocks[i]) ? MM_BLOCK_PAGES : 0;
 	}
 	if (!wrong && owned != s->owned_frames)
 		wrong = "count of owned frames";
+	if (!wrong)
+		wrong = huge_audit(s);
 	if (!wrong && (!gpa_map_audit(&s->cut) || (s->cut.count > 0 && !s->image)))
 		wrong = "cuts out of order, or of no image";
 	if (!wrong && !gpa_map_audit(&s->guard))

@@ -5,6 +5,8 @@
  *     OWNED block      uffd path: its frames go back to the pool; it is EMPTY and armed again.
  *                      kernel path: the image is mapped again; without one the block keeps its
  *                      frames, as all blocks there do, and their memory is given back
+ *     HUGETLB block    uffd path: its page goes back to the host's reserve; EMPTY and armed again.
+ *                      kernel path: the page is zeroed and stays
  *     private page     of a SHARED block: the first few hundred are overwritten with the image's
  *                      bytes and stay private, for the next round will write to them again; the
  *                      rest is dropped
@@ -20,6 +22,7 @@
  * cannot fail, but where the host refuses to drop a page (locked memory) and the image's file
  * cannot be read either.
  */
+#include <string.h>
 #include <sys/mman.h>
 
 #include "mm/check.h"
@@ -53,17 +56,17 @@ static bool rearms(const struct space *s)
 	return s->faults->lazy && s->guard.count == 0;
 }
 
-/* The window shows what lies beneath the run: the image, or nothing yet. Return: 0 or -errno. */
-static int uncover(struct space *s, const struct owned_run *run)
+/* The window shows what lies beneath `ram`: the image, or nothing yet. Return: 0 or -errno. */
+static int uncover(struct space *s, struct gpa_range ram)
 {
 	uint64_t reached;
-	int r = window_map_zero(s, run->ram);
+	int r = window_map_zero(s, ram);
 
 	if (r)
 		return r;
 	if (rearms(s))
-		return s->faults->arm(s, run->ram);
-	return image_map(s, run->ram.start.v, gpa_range_end(run->ram), &reached);
+		return s->faults->arm(s, ram);
+	return image_map(s, ram.start.v, gpa_range_end(ram), &reached);
 }
 
 /* All OWNED blocks; they keep their frames until give_back(). Return: 0, or -errno and undone. */
@@ -72,7 +75,7 @@ static int uncover_owned(struct space *s)
 	struct owned_run run;
 
 	for (size_t i = 0; next_owned(s, &i, s->block_count, &run);) {
-		int r = uncover(s, &run);
+		int r = uncover(s, run.ram);
 
 		if (r) {
 			window_remap_owned(s, run.first + run.count);
@@ -82,11 +85,45 @@ static int uncover_owned(struct space *s)
 	return 0;
 }
 
+/* The same of reserved huge pages, which lie over no image. */
+static int uncover_huge(struct space *s)
+{
+	struct huge_page p;
+
+	for (size_t i = 0; next_huge(s, &i, s->block_count, &p);) {
+		int r = uncover(s, p.ram);
+
+		if (r) {
+			window_remap_huge(s, i);
+			return r;
+		}
+	}
+	return 0;
+}
+
+/* Both, or neither. Return: 0 or -errno. */
+static int uncover_all(struct space *s)
+{
+	int r = uncover_owned(s);
+
+	if (r)
+		return r;
+	r = uncover_huge(s);
+	if (r)
+		window_remap_owned(s, s->block_count);
+	return r;
+}
+
 /* Nothing maps them any more. */
 static void give_back(struct space *s)
 {
 	uint8_t state = rearms(s) ? BLOCK_EMPTY : BLOCK_SHARED;
+	struct huge_page p;
 
+	for (size_t i = 0; next_huge(s, &i, s->block_count, &p);) {
+		huge_put(s, &p);
+		huge_set(s, &p, (enum block_state)state);
+	}
 	for (size_t i = 0; s->owned_frames > 0 && i < s->block_count; i++) {
 		struct block *b = &s->blocks[i];
 
@@ -101,6 +138,10 @@ static void give_back(struct space *s)
 static void zero_owned(struct space *s)
 {
 	struct owned_run run;
+	struct huge_page p;
+
+	for (size_t i = 0; next_huge(s, &i, s->block_count, &p);)
+		memset(hugetlb_ptr(p.huge, p.offset), 0, p.ram.size);
 
 	for (size_t i = 0; next_owned(s, &i, s->block_count, &run);) {
 		pool_zero(s->pool, run.frame, run.ram.size >> MM_PAGE_SHIFT);
@@ -341,7 +382,7 @@ static int reset(struct space *s)
 	if (r == 0)
 		r = reserve_cuts(s);
 	if (r == 0 && !keeps_frames(s))
-		r = uncover_owned(s);
+		r = uncover_all(s);
 	if (r == 0)
 		r = commit(s, known ? &s->kept : &found);
 	page_runs_fini(&found);

@@ -83,11 +83,22 @@ uint64_t space_window_size(const struct ram_region *ram, size_t count)
 	return align_up(gpa_range_end(ram[count - 1].range), MM_BLOCK_SIZE) - ram[0].range.start.v;
 }
 
-static const struct backend_ops *choose_backend(const struct space_config *c)
+/* Backed by huge pages that the host has set aside. */
+static bool from_reserve(const struct space_config *c, const struct ram_region *ram)
+{
+	if (c->memory || c->image)
+		return false;
+	return ram->page_size == PAGE_SIZE_1G || (c->hugetlb && ram->page_size == PAGE_SIZE_2M);
+}
+
+static const struct backend_ops *choose_backend(const struct space_config *c,
+                                                const struct ram_region *ram)
 {
 	if (c->memory)
 		return &backend_linear;
-	return c->image ? &backend_image : &backend_alloc;
+	if (c->image)
+		return &backend_image;
+	return from_reserve(c, ram) ? &backend_hugetlb : &backend_alloc;
 }
 
 static int take_regions(struct space *s, const struct space_config *c)
@@ -104,7 +115,7 @@ static int take_regions(struct space *s, const struct space_config *c)
 		s->ram[i] = ram[i];
 		s->regions[i] = (struct region){
 			.ram = ram[i],
-			.backend = choose_backend(c),
+			.backend = choose_backend(c, &ram[i]),
 			.permits = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC,
 		};
 	}
@@ -112,6 +123,21 @@ static int take_regions(struct space *s, const struct space_config *c)
 	s->first = ram[0].range.start;
 	s->block_count = (size_t)(s->size >> MM_BLOCK_SHIFT);
 	return 0;
+}
+
+/* What the host keeps for them, where regions have reserved pages. Return: 0 or -errno. */
+static int open_reserve(struct space *s)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < s->region_count; i++) {
+		struct region *region = &s->regions[i];
+
+		if (region->backend == &backend_hugetlb)
+			r = hugetlb_create(page_size_bytes(region->ram.page_size),
+			                   region->ram.range.size, &region->huge);
+	}
+	return r;
 }
 
 static size_t blocks_bytes(const struct space *s)
@@ -194,33 +220,55 @@ static int attach(struct space *s, const struct space_config *c)
 	return s->faults->attach(s);
 }
 
-/* Frames for every block, so that the kernel path has something to map. */
+/* Frames for block `i`; `fill`: with memory behind them. Return: 0 or -errno. */
+static int own_block(struct space *s, size_t i, struct gpa_range ram, bool fill)
+{
+	enum page_size page_size = space_region(s, ram.start)->ram.page_size;
+	struct block *b = &s->blocks[i];
+	frame_t f;
+	int r = alloc_reserve(s, b, &f);
+
+	if (r)
+		return r;
+	alloc_commit(s, b, f);
+	b->granted = !fill;
+	b->huge = pool_huge(s->pool) && page_size == PAGE_SIZE_2M;
+	if (!fill)
+		return 0;
+	b->huge = page_size != PAGE_SIZE_4K && pool_collapse(s->pool, f) == 0;
+	return b->huge ? 0 : pool_fill(s->pool, f, (uint32_t)(ram.size >> MM_PAGE_SHIFT));
+}
+
+/* The reserved huge page that begins with block `i`. Return: 0 or -errno. */
+static int own_huge(struct space *s, size_t i)
+{
+	struct huge_page p = huge_page_of(s, i);
+	int r = huge_take(s, &p);
+
+	if (r == 0)
+		huge_set(s, &p, BLOCK_HUGETLB);
+	return r;
+}
+
+/*
+ * Frames for every block, so that the kernel path has something to map. Reserved huge pages always
+ * with memory: the kernel would take them at a touch, but kill the toucher where there is none.
+ */
 static int own_all(struct space *s, bool fill)
 {
-	for (size_t i = 0; i < s->block_count; i++) {
-		struct block *b = &s->blocks[i];
-		struct gpa_range ram = block_range(s, i);
-		frame_t f;
-		int r;
+	int r = 0;
 
-		if (ram.size == 0)
+	for (size_t i = 0; r == 0 && i < s->block_count; i++) {
+		struct gpa_range ram = block_range(s, i);
+
+		if (ram.size == 0 || s->blocks[i].state != BLOCK_EMPTY)
 			continue;
-		r = alloc_reserve(s, b, &f);
-		if (r)
-			return r;
-		alloc_commit(s, b, f);
-		b->granted = !fill;
-		b->huge = pool_huge(s->pool) &&
-		          space_region(s, ram.start)->ram.page_size == PAGE_SIZE_2M;
-		if (!fill)
-			continue;
-		b->huge = space_region(s, ram.start)->ram.page_size != PAGE_SIZE_4K &&
-		          pool_collapse(s->pool, f) == 0;
-		r = b->huge ? 0 : pool_fill(s->pool, f, (uint32_t)(ram.size >> MM_PAGE_SHIFT));
-		if (r)
-			return r;
+		if (space_region(s, ram.start)->huge)
+			r = own_huge(s, i);
+		else
+			r = own_block(s, i, ram, fill);
 	}
-	return 0;
+	return r;
 }
 
 /* Block `b` goes on where the run ends, in the guest and in the pool. */
@@ -294,7 +342,27 @@ static int premap(struct space *s, const struct space_config *c)
 	if (s->image)
 		return map_image(s);
 	r = own_all(s, c->populate);
-	return r ? r : map_owned(s);
+	if (r == 0)
+		r = map_owned(s);
+	return r ? r : huge_map_all(s);
+}
+
+/* The embedder's memory is aligned as the regions on it are: a clone runs on an image's pages. */
+static bool memory_fits(const struct space_config *c)
+{
+	uintptr_t zero; /* where address 0 would be */
+
+	if (!is_aligned((uintptr_t)c->memory, MM_BLOCK_SIZE))
+		return false;
+	if (c->image)
+		return true;
+	if (ram_check(c->ram, c->ram_count))
+		return false;
+	zero = (uintptr_t)c->memory - c->ram[0].range.start.v;
+	for (size_t i = 0; i < c->ram_count; i++)
+		if (!is_aligned(zero, page_size_bytes(c->ram[i].page_size)))
+			return false;
+	return true;
 }
 
 static int check_config(const struct space_config *c)
@@ -303,12 +371,7 @@ static int check_config(const struct space_config *c)
 		return -EINVAL;
 	if (c->memory && c->faults == FAULTS_UFFD)
 		return -EINVAL;
-	if (!is_aligned((uintptr_t)c->memory, MM_BLOCK_SIZE))
-		return -EINVAL;
-	for (size_t i = 0; !c->image && i < c->ram_count; i++)
-		if (c->ram[i].page_size == PAGE_SIZE_1G)
-			return -ENOTSUP;
-	return 0;
+	return c->memory && !memory_fits(c) ? -EINVAL : 0;
 }
 
 int space_create(const struct space_config *c, struct space **out)
@@ -343,6 +406,8 @@ int space_create(const struct space_config *c, struct space **out)
 	if (r == 0)
 		r = map_blocks(s);
 	if (r == 0)
+		r = open_reserve(s);
+	if (r == 0)
 		r = attach(s, c);
 	if (r == 0)
 		r = premap(s, c);
@@ -369,6 +434,8 @@ void space_destroy(struct space *s)
 			pool_unref(s->pool, s->blocks[i].frame);
 	if (s->blocks)
 		munmap(s->blocks, blocks_bytes(s));
+	for (size_t i = 0; i < s->region_count; i++)
+		hugetlb_destroy(s->regions[i].huge);
 	publish_drop_spares(s);
 	page_runs_fini(&s->kept);
 	gpa_map_fini(&s->cut);

@@ -9,11 +9,16 @@
  *     OWNED    frames from the pool, this space alone, mapped MAP_SHARED
  *     SHARED   frames of an image (or none: zero), mapped MAP_PRIVATE; the first write to a page
  *              makes a private copy in anonymous memory
+ *     HUGETLB  a part of a huge page that the host has set aside, this space's alone; all blocks of
+ *              the page are. Regions of 1 GiB pages have them, those of 2 MiB where asked for,
+ *              until they are published; a clone has none
  *     LINEAR   memory of the embedder's; all blocks of a space are, or none
  *
  *     EMPTY --violation--> OWNED --publish--> SHARED --clone--> SHARED (in the clone)
  *     OWNED --reset--> EMPTY, or SHARED where the kernel path has an image
  *     OWNED --discard--> EMPTY (uffd path)
+ *     EMPTY --violation--> HUGETLB --reset, discard of a page--> EMPTY
+ *     HUGETLB --publish, protection of a part: copied--> OWNED
  *
  * Which pages of a SHARED block are private is the host kernel's truth, read from
  * pagemap when it is needed; running guests pay nothing for it.
@@ -69,6 +74,7 @@ enum block_state {
 	BLOCK_OWNED,
 	BLOCK_SHARED,
 	BLOCK_LINEAR,
+	BLOCK_HUGETLB,
 };
 
 struct space_config {
@@ -77,7 +83,8 @@ struct space_config {
 	size_t ram_count;
 	struct image *image; /* NULL: fresh memory. Else the space is a clone of it */
 	enum fault_choice faults;
-	bool populate;         /* give every block its frames now (fresh memory or `memory` only) */
+	bool populate; /* give every block its frames now (fresh memory or `memory` only) */
+	bool hugetlb;  /* fresh regions of 2 MiB pages, too, get ones that the host has set aside */
 	uint64_t limit_frames; /* the most this space may have; 0: as much as its RAM */
 
 	/*
@@ -90,11 +97,12 @@ struct space_config {
 	/*
 	 * Memory of the caller's to use as the window, or NULL. space_window_size() bytes, readable
 	 * and writable, starting at a 2 MiB boundary; address a of the guest lies a - f bytes into
-	 * it, f being where the first region starts. It outlives the space, which never maps,
-	 * unmaps or registers anything in it and takes no frames for it; limit_frames means
-	 * nothing. The host kernel resolves every fault, so faults == UFFD is refused. With an
-	 * image, only its layout is used: the caller vouches that the memory holds what the image
-	 * does. For memory shared with other processes, and to compare ways of backing a guest.
+	 * it, f being where the first region starts, and each region must lie at a boundary of its
+	 * page size. It outlives the space, which never maps, unmaps or registers anything in it
+	 * and takes no frames for it; limit_frames means nothing. The host kernel resolves every
+	 * fault, so faults == UFFD is refused. With an image, only its layout is used: the caller
+	 * vouches that the memory holds what the image does. For memory shared with other
+	 * processes, and to compare ways of backing a guest.
 	 */
 	void *memory;
 
@@ -118,7 +126,8 @@ struct space_stats {
 	uint64_t violations;      /* that reached us; the kernel counts what it resolves */
 	uint64_t events;          /* messages read from the fault path */
 	uint64_t nomem;           /* of those, ended in NOMEM */
-	uint64_t owned_frames;    /* in OWNED blocks, as handed out by the pool */
+	uint64_t owned_frames;    /* in OWNED and HUGETLB blocks */
+	uint64_t reserve_frames;  /* of those, in HUGETLB ones */
 	uint64_t owned_committed; /* of those, with memory behind them */
 	uint64_t shared_frames;   /* pages of the base image this space can see */
 	uint64_t private_frames;  /* private copies, by pagemap, but for: */
@@ -140,8 +149,8 @@ uint64_t space_window_size(const struct ram_region *ram, size_t count);
  * and one reference on the image, whatever the RAM.
  * Return: 0; -EINVAL for bad regions (see image_create), populate with an image but without
  * memory, memory that is misaligned or comes with faults == UFFD; -ENOMEM (host memory, mappings
- * or frames); -ENOTSUP for 1G pages (they need a hugetlb pool); -EPERM when faults
- * == UFFD and userfaultfd is not permitted;
+ * or frames; the host has set aside too few huge pages); -ENOTSUP when it knows no huge pages of
+ * that size; -EPERM when faults == UFFD and userfaultfd is not permitted;
  * -EMFILE; as MADV_POPULATE_WRITE where memory is to be populated. On failure nothing is kept.
  */
 int space_create(const struct space_config *config, struct space **out);
@@ -203,7 +212,9 @@ void space_release(struct hold *h);
  * copied, packed, into fresh frames. `state` is kept with the image.
  * Return: 0; -EBUSY while holds are out; -ENOTSUP when the memory is the embedder's; -ENOMEM
  * (frames, host memory); -errno of reading pagemap. On failure the space's contents are as before;
- * blocks that are mostly private may have been copied whole and so have become OWNED.
+ * blocks that are mostly private may have been copied whole and so have become OWNED, and so may
+ * reserved huge pages, all of which are copied: into frames that follow each other in the pool, so
+ * it must have such a run for each.
  */
 int space_publish(struct space *s, const void *state, size_t state_size, struct image **out);
 
@@ -234,8 +245,10 @@ int space_reset(struct space *s);
 
 /*
  * [r) reads as zero from now on, until written again; its memory is the host's again, and whole
- * blocks' frames the pool's where the uffd path hands them out. Any part of a block will do. The
- * guest may run: what it writes there meanwhile may be lost. A reset brings the image back.
+ * blocks' frames the pool's where the uffd path hands them out. Any part of a block will do; but a
+ * part of a reserved huge page is only overwritten, and the host has the page back when all of it
+ * is discarded at once. The guest may run: what it writes there meanwhile may be lost. A reset
+ * brings the image back.
  * Return: 0; -EINVAL when `r` is not whole pages; -EFAULT when any of it is not RAM; -EACCES when
  * any may not be written; -EBUSY while holds are out; -ENOTSUP when the memory is the embedder's;
  * -ENOMEM (host memory): nothing changed.
@@ -266,8 +279,12 @@ enum protection {
  * space_protection() (vm_protect() does).
  * Return: 0; -EINVAL when `r` is not whole pages; -EFAULT when any of it is not RAM; -EBUSY while
  * holds are out; -ENOTSUP when the memory is the embedder's; -ENOMEM (host memory, mappings;
- * frames, because a block of which a part is protected gets its own). On failure nothing changed,
- * but blocks at either end may have been given their frames.
+ * frames, because a block of which a part is protected gets its own); -EMFILE. On failure nothing
+ * changed, but blocks at either end may have been given their frames.
+ *
+ * A reserved huge page of which `r` is a part is copied first, into frames that follow each other
+ * in the pool; a guest that writes to it meanwhile waits. Where there is no userfaultfd for that
+ * (mm/freeze.h) the guest must be stopped.
  */
 int space_protect(struct space *s, struct gpa_range r, enum protection p);
 
@@ -348,7 +365,7 @@ struct space_mapping {
 	 */
 	const struct store *store; /* borrowed, as long as the space does not change */
 	frame_t frame;
-	uint64_t page_bytes; /* by which it is filled: 2 MiB or 4 KiB */
+	uint64_t page_bytes; /* by which it is filled: 1 GiB, 2 MiB or 4 KiB */
 	uint32_t sharers; /* references on the pool block that holds the frame; 0: not in a pool */
 	bool is_private;  /* private copies of SHARED memory */
 	enum protection protection;

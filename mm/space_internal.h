@@ -4,6 +4,7 @@
  *
  *     space.c          life cycle, regions
  *     window.c         the only mmap calls in a window
+ *     freeze.c         nobody writes to a part of it
  *     violation.c      the one decision function
  *     backend_*.c      how an EMPTY block is filled
  *     fault_*.c        how violations reach us
@@ -24,6 +25,7 @@
 
 #include "mm/fault.h"
 #include "mm/gpa_map.h"
+#include "mm/hugetlb.h"
 #include "mm/image.h"
 #include "mm/lock.h"
 #include "mm/pagemap.h"
@@ -51,14 +53,16 @@ struct backend_ops {
 	const char *name;
 	int (*fill)(struct space *s, struct block *b, struct violation v, struct gpa_range *done);
 };
-extern const struct backend_ops backend_alloc;  /* zeroed frames of the pool */
-extern const struct backend_ops backend_image;  /* the image's frames, else as alloc */
-extern const struct backend_ops backend_linear; /* memory of the embedder's */
+extern const struct backend_ops backend_alloc;   /* zeroed frames of the pool */
+extern const struct backend_ops backend_image;   /* the image's frames, else as alloc */
+extern const struct backend_ops backend_linear;  /* memory of the embedder's */
+extern const struct backend_ops backend_hugetlb; /* reserved huge pages, else as alloc */
 
 struct region {
 	struct ram_region ram;
 	const struct backend_ops *backend;
-	unsigned permits; /* set of enum access */
+	unsigned permits;     /* set of enum access */
+	struct hugetlb *huge; /* where its reserved huge pages are; NULL: it has none */
 };
 
 /* A block of the pool that is kept for something, with one reference. */
@@ -163,6 +167,50 @@ struct owned_run {
  */
 bool next_owned(const struct space *s, size_t *at, size_t end, struct owned_run *out);
 
+/* ---- backend_hugetlb.c: all with the lock held ---- */
+
+/* The part of a region with reserved huge pages that one of them backs, or could. */
+struct huge_page {
+	size_t first, count;  /* blocks */
+	struct gpa_range ram; /* what they cover */
+	struct hugetlb *huge;
+	uint64_t offset; /* in that */
+};
+
+/* The one that block `block` of such a region belongs to. */
+struct huge_page huge_page_of(const struct space *s, size_t block);
+
+/*
+ * The next one that is there (HUGETLB) among blocks [*at, end); *at moves behind it. Return: false
+ * when there is none left.
+ */
+bool next_huge(const struct space *s, size_t *at, size_t end, struct huge_page *out);
+
+/* All of its blocks are EMPTY and have one protection: it can be had as one page. */
+bool huge_fits(const struct space *s, const struct huge_page *p);
+
+/* Take it from the host and count it, or the reverse; blocks and window stay. Return: 0; -ENOMEM */
+int huge_take(struct space *s, const struct huge_page *p);
+void huge_put(struct space *s, const struct huge_page *p);
+
+/* All of its blocks are in `state` from now on, and know nothing more. */
+void huge_set(struct space *s, const struct huge_page *p, enum block_state state);
+
+/* Map all that are there. Return: 0 or -errno. */
+int huge_map_all(struct space *s);
+
+/*
+ * Copy it into frames of the pool; its blocks become OWNED. The guest may run (but see
+ * mm/freeze.h). huge_demote_all(): every one, one after the other.
+ * Return: 0; -ENOMEM (frames, the pool having no run of that size left; host memory; mappings);
+ * as space_freeze(). The page in hand is as it was.
+ */
+int huge_demote(struct space *s, const struct huge_page *p);
+int huge_demote_all(struct space *s);
+
+/* Return: NULL, or what is wrong. */
+const char *huge_audit(const struct space *s);
+
 /* ---- protect.c ---- */
 
 /* The protection at `at`, and how far it reaches. Lock held. */
@@ -255,6 +303,14 @@ void window_release(struct space *s);
  * calls, a part may have been mapped.
  */
 int window_map_owned(struct space *s, struct gpa_range r, frame_t frame, bool huge);
+
+/* Map a reserved huge page that has been taken. Return: 0 or -errno, the old mapping is kept. */
+int window_map_huge(struct space *s, const struct huge_page *p);
+
+/*
+ * Undo of what was mapped over HUGETLB blocks below `end`, as below.
+ */
+void window_remap_huge(struct space *s, size_t end);
 
 /*
  * Undo of what was mapped over OWNED blocks below `end`: their own frames again. Nothing was

@@ -77,16 +77,18 @@ enum outcome violation_resolve(struct space *s, struct violation v, struct gpa_r
 enum outcome violation_resolve_known(struct space *s, struct gpa_range r, enum access access)
 {
 	struct violation last = {{gpa_range_end(r) - 1}, access};
+	const struct region *region = space_region(s, r.start);
 	struct block *b = &s->blocks[block_index(s, r.start)];
 	struct gpa_range done;
 	int e;
 
 	atomic_fetch_add_explicit(&s->violations, 1, memory_order_relaxed);
 	lock_take(&s->lock);
-	if (b->state == BLOCK_EMPTY && !image_has(s, block_range(s, block_of(s, b))))
+	if (b->state == BLOCK_EMPTY && region->backend != &backend_hugetlb &&
+	    !image_has(s, block_range(s, block_of(s, b))))
 		e = alloc_fill_known(s, b, r);
 	else
-		e = decide(s, space_region(s, r.start), last, &done);
+		e = decide(s, region, last, &done);
 	lock_drop(&s->lock);
 	return to_outcome(s, e);
 }

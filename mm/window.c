@@ -84,6 +84,19 @@ int window_map_owned(struct space *s, struct gpa_range r, frame_t frame, bool hu
 	return e;
 }
 
+int window_map_huge(struct space *s, const struct huge_page *p)
+{
+	return map_fixed(s, p->ram, MAP_SHARED, hugetlb_fd(p->huge), p->offset);
+}
+
+void window_remap_huge(struct space *s, size_t end)
+{
+	struct huge_page p;
+
+	for (size_t i = 0; next_huge(s, &i, end, &p);)
+		CHECK(window_map_huge(s, &p) == 0);
+}
+
 void window_remap_owned(struct space *s, size_t end)
 {
 	struct owned_run run;
@@ -137,7 +150,8 @@ int window_reserve(struct space *s, void *memory)
 	got = mmap(NULL, spare, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (got == MAP_FAILED)
 		return -errno;
-	base = (uint8_t *)(uintptr_t)align_up((uintptr_t)got, align);
+	/* The guest's address 0 lies on a boundary, be it where the window does not reach. */
+	base = got + ((s->first.v - (uintptr_t)got) & (align - 1));
 	if (base > got)
 		munmap(got, (size_t)(base - got));
 	munmap(base + s->size, (size_t)(got + spare - (base + s->size)));

@@ -27,6 +27,7 @@
 #include "vmm/cli_sink.h"
 #include "vmm/cli_terminal.h"
 #include "vmm/family.h"
+#include "vmm/hostinfo.h"
 #include "vmm/hostlimit.h"
 #include "vmm/kernel.h"
 #include "vmm/watch.h"
@@ -44,7 +45,7 @@ struct run_command {
 	uint64_t mem, limit, timeout_ns;
 	uint64_t cpus;
 	int page_size, faults;
-	bool populate, go_on;
+	bool hugetlb, populate, go_on;
 	const char *kernel, *initrd, *cmdline, *pmem;
 	const char *save, *save_on, *ctl;
 	char args[ABI_ARGS_MAX];
@@ -78,6 +79,7 @@ enum key {
 	KEY_MEM = CLI_KEY_OWN,
 	KEY_CPUS,
 	KEY_PAGE_SIZE,
+	KEY_HUGETLB,
 	KEY_POPULATE,
 	KEY_FAULTS,
 	KEY_LIMIT,
@@ -98,6 +100,8 @@ static const struct argp_option options[] = {
 	{"cpus", KEY_CPUS, "N", 0, "Virtual CPUs (1)", 1},
 	{"page-size", KEY_PAGE_SIZE, "SIZE", 0, "Frames behind the RAM: auto, 4k, 2m, 1g (auto)",
          1},
+	{"hugetlb", KEY_HUGETLB, NULL, 0,
+         "Frames of 2m from the pages that the host has set aside; those of 1g always are", 1},
 	{"populate", KEY_POPULATE, NULL, 0, "Put memory behind all RAM before the guest starts", 1},
 	{"faults", KEY_FAULTS, "PATH", 0, "Who resolves violations: auto, kernel, uffd (auto)", 1},
 	{"limit", KEY_LIMIT, "SIZE", 0,
@@ -136,6 +140,9 @@ static int take_option(void *to, int key, const char *arg)
 		return take_cpus(r, arg);
 	case KEY_PAGE_SIZE:
 		return cli_choose("--page-size", arg, cli_page_words, &r->page_size);
+	case KEY_HUGETLB:
+		r->hugetlb = true;
+		return 0;
 	case KEY_POPULATE:
 		r->populate = true;
 		return 0;
@@ -245,6 +252,36 @@ static int check_mem(const struct run_command *r)
 	return n;
 }
 
+/*
+ * Enough huge pages, where they come from what the host has set aside: said now, for the guest
+ * would be stopped by the first that is missing.
+ */
+static int check_reserve(const struct run_command *r)
+{
+	uint64_t page = page_size_bytes(r->page_size), want;
+	const char *asked = page == MM_HUGE_SIZE ? "--page-size 1g" : "--hugetlb";
+	struct hostinfo_huge h;
+
+	if (r->hugetlb && page < MM_BLOCK_SIZE) {
+		cli_error("--hugetlb: not for pages of this size; add --page-size 2m or 1g");
+		return -EINVAL;
+	}
+	if (!r->hugetlb && r->page_size != PAGE_SIZE_1G)
+		return 0;
+	want = (r->limit ? min_u64(r->limit, r->mem) : r->mem) / page;
+	if (hostinfo_huge("", page, &h)) {
+		cli_error("%s: this host can set no such pages aside; leave it out", asked);
+		return -ENOTSUP;
+	}
+	if (h.free >= want)
+		return 0;
+	cli_error("%s: %" PRIu64 " pages of %s wanted, %" PRIu64 " free of %" PRIu64
+	          " set aside; write %" PRIu64 " to %s",
+	          asked, want, page == MM_HUGE_SIZE ? "1 GiB" : "2 MiB", h.free, h.all,
+	          h.all + want - h.free, h.file);
+	return -ENOMEM;
+}
+
 static int check(const struct run_command *r)
 {
 	if (!r->kernel) {
@@ -266,7 +303,7 @@ static int check(const struct run_command *r)
 		          r->limit);
 		return -EINVAL;
 	}
-	return check_mem(r);
+	return check_mem(r) || check_reserve(r) ? -EINVAL : 0;
 }
 
 static int check_kind(struct run_command *r)
@@ -493,6 +530,7 @@ static struct vm_config vm_config(const struct run_command *r)
 		.ram_bytes = r->mem,
 		.cpus = (unsigned)r->cpus,
 		.page_size = r->page_size,
+		.hugetlb = r->hugetlb,
 		.populate = r->populate,
 		.faults = r->faults,
 		.limit_bytes = r->limit,

@@ -312,15 +312,27 @@ static void check_collapse(struct doctor_report *r)
 		     "by MADV_COLLAPSE on a memfd, one block at a time");
 }
 
+static void huge_text(const char *size, uint64_t bytes, char *text, size_t room)
+{
+	struct hostinfo_huge h;
+
+	if (hostinfo_huge("", bytes, &h))
+		snprintf(text, room, "none of %s can be had", size);
+	else
+		snprintf(text, room, "%" PRIu64 " of %s, %" PRIu64 " free", h.all, size, h.free);
+}
+
+/* Nothing else needs any. */
 static void check_hugetlb(struct doctor_report *r)
 {
-	uint64_t small = 0, large = 0;
+	char small[TEXT_MAX / 4], large[TEXT_MAX / 4];
 
-	(void)hostinfo_number("", "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", &small);
-	(void)hostinfo_number("", "/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages",
-	                      &large);
-	tell(r, "hugetlb pools", DOCTOR_NOTE, "",
-	     "%" PRIu64 " pages of 2 MiB, %" PRIu64 " of 1 GiB", small, large);
+	huge_text("2 MiB", MM_BLOCK_SIZE, small, sizeof(small));
+	huge_text("1 GiB", MM_HUGE_SIZE, large, sizeof(large));
+	tell(r, "pages set aside", DOCTOR_NOTE,
+	     "for --hugetlb and --page-size 1g write a number to "
+	     "/sys/kernel/mm/hugepages/hugepages-*kB/nr_hugepages",
+	     "%s; %s", small, large);
 }
 
 /* ---- limits ---- */

@@ -2,6 +2,7 @@
 #include "vmm/hostinfo.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -101,6 +102,32 @@ uint64_t hostinfo_meminfo(const char *root, const char *name)
 
 	(void)hostinfo_field(root, "/proc/meminfo", name, text, sizeof(text));
 	return strtoull(text, NULL, 10) * 1024;
+}
+
+/* ---- huge pages ---- */
+
+/* One of the numbers kept for pages of `bytes`; *path is its file. */
+static int huge_number(const char *root, uint64_t bytes, const char *name, char *path, size_t size,
+                       uint64_t *out)
+{
+	*out = 0;
+	snprintf(path, size, "/sys/kernel/mm/hugepages/hugepages-%" PRIu64 "kB/%s", bytes >> 10,
+	         name);
+	return hostinfo_number(root, path, out);
+}
+
+int hostinfo_huge(const char *root, uint64_t bytes, struct hostinfo_huge *out)
+{
+	uint64_t promised, more, surplus;
+	char path[sizeof(out->file)];
+
+	(void)huge_number(root, bytes, "free_hugepages", path, sizeof(path), &out->free);
+	(void)huge_number(root, bytes, "resv_hugepages", path, sizeof(path), &promised);
+	(void)huge_number(root, bytes, "nr_overcommit_hugepages", path, sizeof(path), &more);
+	(void)huge_number(root, bytes, "surplus_hugepages", path, sizeof(path), &surplus);
+	out->free -= min_u64(out->free, promised);
+	out->free += more - min_u64(more, surplus);
+	return huge_number(root, bytes, "nr_hugepages", out->file, sizeof(out->file), &out->all);
 }
 
 /* ---- cgroups ---- */

@@ -31,6 +31,16 @@ int hostinfo_field(const char *root, const char *path, const char *name, char *t
 /* A line "MemAvailable:   123 kB" of /proc/meminfo, in bytes; 0 when it is not there. */
 uint64_t hostinfo_meminfo(const char *root, const char *name);
 
+/* Huge pages that the kernel has set aside (hugetlb). */
+struct hostinfo_huge {
+	uint64_t all;  /* of one size */
+	uint64_t free; /* of those, and of what it may set aside when asked: promised to nobody */
+	char file[96]; /* where to write how many there should be */
+};
+
+/* Those of `bytes` each. Return: 0; -errno of opening: the kernel knows none of this size. */
+int hostinfo_huge(const char *root, uint64_t bytes, struct hostinfo_huge *out);
+
 /*
  * This process's cgroup, by the controller's name ("memory", "cpu"): its own hierarchy of version
  * 1 if it has one, else the one of version 2. Return: 0; -ENOENT when it is in none; `text` is then

@@ -32,6 +32,7 @@ static void space_add(struct space_stats *sum, const struct space_stats *s)
 	sum->shared_frames += s->shared_frames;
 	sum->private_frames += s->private_frames;
 	sum->huge_blocks += s->huge_blocks;
+	sum->reserve_frames += s->reserve_frames;
 	sum->windows += s->windows;
 }
 
@@ -160,10 +161,11 @@ static json_t *text_or_null(const char *text)
 
 static json_t *frames_json(const struct space_stats *s)
 {
-	return json_pack("{s:o, s:o, s:o, s:o, s:o}", "owned", number(s->owned_frames),
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "owned", number(s->owned_frames),
 	                 "owned_committed", number(s->owned_committed), "shared",
 	                 number(s->shared_frames), "private", number(s->private_frames),
-	                 "huge_blocks", number(s->huge_blocks));
+	                 "huge_blocks", number(s->huge_blocks), "reserved",
+	                 number(s->reserve_frames));
 }
 
 static json_t *run_pool_json(const struct pool_stats *p)

@@ -11,9 +11,10 @@
  *     events         messages read from the fault path, over all VMs
  *     nomem          violations that found no frame, over all VMs
  *     vms            how many ran: 1, and those the guest forked
- *     frames         of 4 KiB, of the first VM when it ended: owned (handed out by the pool),
+ *     frames         of 4 KiB, of the first VM when it ended: owned (its alone, all of the block),
  *                    owned_committed (with memory behind them), shared (of an image), private
- *                    (copied on write), huge_blocks (2 MiB each)
+ *                    (copied on write), huge_blocks (2 MiB each), reserved (of owned: in huge pages
+ *                    that the host has set aside)
  *     pool           frames: used and committed when the first VM ended, peak of the whole run,
  *                    limit; metadata_bytes
  *     time_us        of the first VM: create, first_output (since it was asked for), run; and

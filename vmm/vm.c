@@ -110,7 +110,7 @@ static int space_failed(const struct vm_config *c, struct vm_error *err, int cod
 		            "userfaultfd: not permitted; run as root, give access to "
 		            "/dev/userfaultfd, or use --faults kernel");
 	if (code == -ENOTSUP)
-		return fail(err, code, "1 GiB pages: not supported by this version");
+		return fail(err, code, "huge pages: this host can set none aside of that size");
 	return fail(err, code, "guest memory: %s", hostlimit_why(code, mappings_of(c->image), why));
 }
 
@@ -121,8 +121,12 @@ static int space_failed(const struct vm_config *c, struct vm_error *err, int cod
 static int make_pmem_space(struct vm *vm, const struct vm_config *c, struct space_config *sc,
                            struct vm_error *err)
 {
-	int r = pmem_image(sc->ram, sc->ram_count, c->pmem, &sc->image, &vm->pmem, err);
+	int r;
 
+	if (c->hugetlb || c->page_size == PAGE_SIZE_1G)
+		return fail(err, -EINVAL, "%s: persistent memory, not beside reserved huge pages",
+		            c->pmem);
+	r = pmem_image(sc->ram, sc->ram_count, c->pmem, &sc->image, &vm->pmem, err);
 	if (r)
 		return r;
 	sc->populate = false;
@@ -139,11 +143,14 @@ static int make_pmem_space(struct vm *vm, const struct vm_config *c, struct spac
 /* Of the caller's memory. Return: 0 or -EINVAL. */
 static int check_memory(const struct vm_config *c, struct vm_error *err)
 {
+	uint64_t page = c->image ? MM_PAGE_SIZE : page_size_bytes(c->page_size);
+
 	if (!c->memory)
 		return 0;
-	if (!is_aligned((uintptr_t)c->memory, MM_BLOCK_SIZE))
-		return fail(err, -EINVAL, "guest memory at %p: must start at a 2 MiB boundary",
-		            c->memory);
+	if (!is_aligned((uintptr_t)c->memory, max_u64(MM_BLOCK_SIZE, page)))
+		return fail(err, -EINVAL,
+		            "guest memory at %p: must start at a boundary of %" PRIu64 " MiB",
+		            c->memory, max_u64(MM_BLOCK_SIZE, page) >> 20);
 	if (c->faults == FAULTS_UFFD)
 		return fail(err, -EINVAL,
 		            "guest memory of the caller's: faults there are the kernel's alone");
@@ -162,6 +169,7 @@ static int make_space(struct vm *vm, const struct vm_config *c, struct vm_error 
 		.image = c->image,
 		.faults = c->faults,
 		.populate = c->populate && !c->image,
+		.hugetlb = c->hugetlb,
 		.limit_frames = c->limit_bytes >> MM_PAGE_SHIFT,
 		.limit_copies = c->limit_copies,
 		.own_faults = !vm->irqchip,

@@ -59,6 +59,7 @@ struct vm_config {
 	uint64_t ram_bytes;
 	unsigned cpus;
 	enum page_size page_size;
+	bool hugetlb; /* 2 MiB pages from what the host has set aside; those of 1 GiB always are */
 	bool populate;
 	bool irqchip;     /* an operating system's machine, with an interrupt controller */
 	const char *pmem; /* a file to map as persistent memory above RAM (vmm/pmem.h), or NULL */

@@ -53,7 +53,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct input in = {data, data + size};
-	struct model_env env = {input_below, input_failed, &in, FAULTS_KERNEL};
+	struct model_env env = {input_below, input_failed, &in, FAULTS_KERNEL, false};
 	uint8_t first = (uint8_t)input_below(&in, 256);
 	struct model *m;
 

@@ -65,6 +65,7 @@ Test(cli, run_greets_and_counts)
 		"frames.shared",
 		"frames.private",
 		"frames.huge_blocks",
+		"frames.reserved",
 		"pool.used",
 		"pool.peak",
 		"pool.limit",

@@ -135,7 +135,13 @@ Test(cli_wrong, options_of_clone)
 	arg[sizeof(arg) - 1] = '\0';
 	refused(ARGS("clone", "--arg", arg, "i"), "--arg: longer than");
 	refused(ARGS("run", "k", "--", arg), "guest arguments: longer than");
-	refused(ARGS("run", "--page-size", "1g", "--mem", "1G", guest("hello")), "1 GiB pages");
+	refused(ARGS("run", "--page-size", "1g", "--mem", "128G", guest("hello")),
+	        "pages of 1 GiB");
+	refused(ARGS("run", "--page-size", "1g", "--mem", "128G", guest("hello")),
+	        "to /sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages");
+	refused(ARGS("run", "--page-size", "2m", "--hugetlb", "--mem", "128G", guest("hello")),
+	        "65536 pages of 2 MiB wanted");
+	refused(ARGS("run", "--hugetlb", guest("hello")), "add --page-size 2m or 1g");
 }
 
 /* ---- guests that are none ---- */

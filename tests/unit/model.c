@@ -92,6 +92,15 @@ static int refusal(const struct model *m, unsigned i, struct gpa_range r, enum a
 
 /* --- comparing ------------------------------------------------------------------------------- */
 
+/* What a reserved huge page holds of block `index`, whoever may see it. */
+static const uint8_t *huge_bytes(struct space *s, size_t index)
+{
+	struct huge_page p = huge_page_of(s, index);
+
+	return (const uint8_t *)hugetlb_ptr(p.huge, p.offset) +
+	       (block_gpa(s, index).v - p.ram.start.v);
+}
+
 static bool block_matches(struct model *m, unsigned i, size_t index)
 {
 	static uint8_t buf[BLOCK];
@@ -116,6 +125,8 @@ static bool block_matches(struct model *m, unsigned i, size_t index)
 			    memcmp(want + at, window_ptr(s, (gpa_t){r.start.v + at}), PAGE))
 				return false;
 		return true;
+	case BLOCK_HUGETLB:
+		return memcmp(want, huge_bytes(s, index), r.size) == 0;
 	case BLOCK_LINEAR:
 		break;
 	}
@@ -129,14 +140,20 @@ static void walk(struct model *m, unsigned i)
 	struct space *s = m->spaces[i];
 	struct space_mapping map;
 	gpa_t at = {0};
-	uint64_t sum = 0;
+	uint64_t sum = 0, all = 0;
 
+	for (unsigned k = 0; k < REGIONS; k++)
+		all += m->ram[k].range.size;
 	while (space_next(s, &at, &map) == 0) {
 		const uint8_t *want = m->space_bytes[i] + flat(map.range.start.v);
 
 		MODEL_ASSERT(m, map.state == space_block_state(s, map.range.start));
 		MODEL_ASSERT(m, map.protection == guard_at(m, i, map.range.start.v));
 		sum += map.range.size;
+		if (map.state == BLOCK_HUGETLB) {
+			MODEL_ASSERT(m, map.page_bytes == BLOCK && !map.store);
+			continue;
+		}
 		if (map.is_private && !(guard_permits(map.protection) & ACCESS_READ))
 			continue;
 		if (map.is_private)
@@ -148,7 +165,7 @@ static void walk(struct model *m, unsigned i)
 			                           buf) == 0);
 		MODEL_ASSERT(m, memcmp(want, buf, map.range.size) == 0);
 	}
-	MODEL_ASSERT(m, sum == MODEL_BYTES);
+	MODEL_ASSERT(m, sum == all);
 }
 
 static bool reads_match(struct model *m, unsigned i)
@@ -225,6 +242,7 @@ static void new_in_slot(struct model *m, unsigned i, struct image *image, const 
 	                         .ram_count = REGIONS,
 	                         .image = image,
 	                         .faults = faults,
+	                         .hugetlb = m->env.hugetlb,
 	                         .populate = !image && below(m, 8) == 0};
 	int e = space_create(&c, &m->spaces[i]);
 
@@ -612,6 +630,8 @@ struct model *model_open(const struct model_env *env, uint64_t pool_bytes)
 	m->op = "start";
 	MODEL_ASSERT(m, pool_create(pool_bytes, &m->pool) == 0);
 	m->ram[0] = (struct ram_region){{{0}, LOW_PAGES * PAGE}, PAGE_SIZE_AUTO};
+	if (env->hugetlb)
+		m->ram[0] = (struct ram_region){{{0}, LOW_PAGES / 512 * BLOCK}, PAGE_SIZE_2M};
 	m->ram[1] = (struct ram_region){{{HIGH}, HIGH_PAGES * PAGE}, PAGE_SIZE_4K};
 	for (unsigned i = 0; i < SPACES; i++) {
 		m->space_bytes[i] = bytes.space[i];

@@ -19,6 +19,9 @@
 
 #include "mm/space.h"
 
+/* Huge pages of 2 MiB that a model with `hugetlb` may use at once. */
+#define MODEL_HUGE_PAGES 8u
+
 /* A pool in which all that is asked for fits, almost always; one in which much does not. */
 #define MODEL_POOL_ROOMY (UINT64_C(10247) << MM_PAGE_SHIFT)
 #define MODEL_POOL_SHORT (UINT64_C(3333) << MM_PAGE_SHIFT)
@@ -30,6 +33,7 @@ struct model_env {
 	void (*failed)(void *ctx, const char *text);
 	void *ctx;
 	enum fault_choice faults; /* of the spaces; AUTO: both, by the next number */
+	bool hugetlb; /* most of their memory is in huge pages that the host set aside */
 };
 
 struct model;

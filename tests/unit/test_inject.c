@@ -20,6 +20,7 @@
 #include "mm/space_internal.h"
 #include "tests/unit/helpers.h"
 #include "tests/unit/inject.h"
+#include "tests/unit/reserve.h"
 
 #define MET(call) (1u << INJECT_##call)
 #define PAGES     1537u /* three blocks and a page */
@@ -42,6 +43,7 @@ struct env {
 	struct memory want[SPACES];
 	struct image *image; /* what s[1] is, or will be, a clone of */
 	struct memory base;  /* what that holds */
+	unsigned long free;  /* huge pages of the host's reserve, before */
 	struct image *out;   /* published by the act */
 };
 
@@ -56,6 +58,8 @@ struct scenario {
 	unsigned least; /* steps there must have been */
 	unsigned touch; /* page, for acts that touch one */
 	bool populate;
+	/* All but the last page is in huge pages that the host has set aside, of 2 MiB. */
+	bool hugetlb;
 	/* A failed act may leave a block OWNED that was not: within the limit, counted, as good. */
 	bool may_own;
 	/* The act gives blocks back: one that cannot be punched is retired. */
@@ -64,12 +68,21 @@ struct scenario {
 
 /* --- worlds ---------------------------------------------------------------------------------- */
 
-static struct space_config fresh_config(const struct env *e, const struct ram_region *ram)
+/* RAM in one region, or in two that touch. `ram` has room for them. */
+static struct space_config fresh_config(const struct env *e, struct ram_region *ram)
 {
+	const uint64_t whole = align_down(RAM, BLOCK);
+
+	ram[0] = ram_at(0, RAM, e->sc->page_size);
+	if (e->sc->hugetlb) {
+		ram[0] = ram_at(0, whole, PAGE_SIZE_2M);
+		ram[1] = ram_at(whole, RAM - whole, PAGE_SIZE_AUTO);
+	}
 	return (struct space_config){.pool = e->pool,
 	                             .ram = ram,
-	                             .ram_count = 1,
+	                             .ram_count = e->sc->hugetlb ? 2 : 1,
 	                             .faults = e->sc->faults,
+	                             .hugetlb = e->sc->hugetlb,
 	                             .populate = e->sc->populate};
 }
 
@@ -86,8 +99,8 @@ static void build_nothing(struct env *e)
 
 static void build_fresh(struct env *e)
 {
-	struct ram_region ram = ram_at(0, RAM, e->sc->page_size);
-	struct space_config c = fresh_config(e, &ram);
+	struct ram_region ram[2];
+	struct space_config c = fresh_config(e, ram);
 
 	e->s[0] = make_space(&c);
 }
@@ -230,6 +243,7 @@ static void env_open(struct env *e, const struct scenario *sc)
 	memset(e, 0, sizeof(*e));
 	e->sc = sc;
 	e->pool = new_pool(32 * MIB);
+	e->free = free_pages(PAGE_SIZE_2M);
 	sc->build(e);
 }
 
@@ -296,6 +310,8 @@ static void env_close(struct env *e)
 		space_destroy(e->s[i]);
 	image_put(e->image);
 	image_put(e->out);
+	if (e->sc->hugetlb)
+		cr_assert_eq(free_pages(PAGE_SIZE_2M), e->free);
 	pool_stats(e->pool, &st);
 	if (e->sc->may_retire && st.retired_frames > 0) {
 		cr_assert_eq(inject_failed_call(), INJECT_FALLOCATE);
@@ -405,8 +421,8 @@ static int act_pool(struct env *e)
 
 static int act_create(struct env *e)
 {
-	struct ram_region ram = {{{0}, RAM}, e->sc->page_size};
-	struct space_config c = fresh_config(e, &ram);
+	struct ram_region ram[2];
+	struct space_config c = fresh_config(e, ram);
 
 	return space_create(&c, &e->s[0]);
 }
@@ -661,6 +677,35 @@ static const struct scenario scenarios[] = {
          .meets = MET(CALLOC) | MET(MADVISE)},
 	{"populate: image, uffd", UFFD, build_clone, act_populate, .least = 8, .may_retire = true,
          .may_own = true, .meets = MET(CALLOC) | MET(MADVISE) | MET(MMAP) | MET(IOCTL)},
+	{"hugetlb: create, kernel", KERNEL, build_nothing, act_create, .least = 8, .hugetlb = true,
+         .meets = MET(CALLOC) | MET(MEMFD_CREATE) | MET(FTRUNCATE) | MET(MMAP) | MET(FALLOCATE)},
+	{"hugetlb: create, uffd", UFFD, build_nothing, act_create, .least = 8, .hugetlb = true,
+         .meets = MET(CALLOC) | MET(MEMFD_CREATE) | MET(FTRUNCATE) | MET(MMAP) | MET(IOCTL)},
+	{"hugetlb: create, populated, uffd", UFFD, build_nothing, act_create, .least = 8,
+         .hugetlb = true, .populate = true, .meets = MET(FALLOCATE) | MET(MMAP)},
+	{"hugetlb: violation", UFFD, build_fresh, act_violation, .least = 2, .touch = 700,
+         .hugetlb = true, .meets = MET(FALLOCATE) | MET(MMAP)},
+	{"hugetlb: populate", UFFD, build_fresh, act_populate, .least = 7, .hugetlb = true,
+         .may_own = true, .meets = MET(CALLOC) | MET(FALLOCATE) | MET(MMAP)},
+	{"hugetlb: publish, kernel", KERNEL, build_written, act_publish, .least = 15,
+         .hugetlb = true, .may_own = true,
+         .meets = MET(CALLOC) | MET(IOCTL) | MET(MMAP) | MET(REALLOC) | MET(MALLOC)},
+	{"hugetlb: publish, uffd", UFFD, build_written, act_publish, .least = 15, .hugetlb = true,
+         .may_own = true,
+         .meets = MET(CALLOC) | MET(IOCTL) | MET(MMAP) | MET(REALLOC) | MET(MALLOC)},
+	{"hugetlb: protect, kernel", KERNEL, build_written, act_protect, .least = 8,
+         .hugetlb = true, .may_own = true,
+         .meets = MET(CALLOC) | MET(IOCTL) | MET(MMAP) | MET(MPROTECT)},
+	{"hugetlb: protect, uffd", UFFD, build_written, act_protect, .least = 8, .hugetlb = true,
+         .may_own = true, .meets = MET(CALLOC) | MET(IOCTL) | MET(MMAP) | MET(MPROTECT)},
+	{"hugetlb: discard, kernel", KERNEL, build_written, act_discard, .least = 2,
+         .hugetlb = true, .meets = MET(MMAP) | MET(FALLOCATE)},
+	{"hugetlb: discard, uffd", UFFD, build_written, act_discard, .least = 3, .hugetlb = true,
+         .meets = MET(MMAP) | MET(IOCTL) | MET(FALLOCATE)},
+	{"hugetlb: reset, kernel", KERNEL, build_written, act_reset, .least = 1, .hugetlb = true,
+         .meets = MET(FALLOCATE)},
+	{"hugetlb: reset, uffd", UFFD, build_written, act_reset, .least = 8, .hugetlb = true,
+         .may_retire = true, .meets = MET(MMAP) | MET(IOCTL) | MET(FALLOCATE)},
 	{"image_with_state", KERNEL, build_image, act_with_state, .least = 4,
          .meets = MET(CALLOC) | MET(MALLOC)},
 };
@@ -680,7 +725,7 @@ static void run_named(const char *prefix)
 	cr_assert_gt(n, 0);
 }
 
-TestSuite(inject, .timeout = 120);
+TestSuite(inject, .timeout = 120, .fini = release_pages);
 
 /* Some worlds need a template filled by uffd: without it the test is skipped, with the reason. */
 Test(inject, pool_create)
@@ -739,71 +784,12 @@ Test(inject, populate)
 	run_named("populate");
 }
 
-static void store_in_first(void *s)
+Test(inject, hugetlb)
 {
-	guest_store(s, 5 * PAGE, 42);
-}
-
-/*
- * The guest writes to a block between the steps by which it is given back. Zero or what was
- * written: what it reads afterwards it goes on reading.
- */
-Test(inject, discard_races_with_a_store)
-{
-	static const enum inject_call steps[] = {INJECT_MMAP, INJECT_MADVISE, INJECT_IOCTL};
-
 	require_path(FAULTS_UFFD);
-	for (unsigned i = 0; i < 3; i++) {
-		struct pool *pool = new_pool(16 * MIB);
-		struct space *s = new_space(pool, 2 * BLOCK, FAULTS_UFFD);
-		uint64_t seen;
-
-		put(s, 0, 1);
-		inject_arm_error(1, steps[i], INJECT_PASS);
-		inject_meanwhile(store_in_first, s);
-		cr_assert_eq(space_discard(s, (struct gpa_range){{0}, BLOCK}), 0);
-		inject_disarm();
-		cr_assert(inject_fired());
-		seen = guest_load(s, 5 * PAGE);
-		guest_store(s, 7 * PAGE, 7);
-		guest_store(s, 300 * PAGE, 8);
-		cr_assert_eq(guest_load(s, 5 * PAGE), seen, "%s", inject_name(steps[i]));
-		cr_assert_eq(guest_load(s, 0), 0);
-		expect_sound(&(struct world){pool, &s, 1, NULL, 0});
-		space_destroy(s);
-		expect_all_gone(pool);
-	}
-}
-
-static void store_in_first_blocks(void *s)
-{
-	guest_store(s, 0, 1);
-	guest_store(s, BLOCK + 5 * PAGE, 2);
-}
-
-/* The guest writes to blocks that are mapped while the next one cannot be: they stay. */
-Test(inject, populate_keeps_what_is_mapped)
-{
-	struct pool *pool = new_pool(16 * MIB);
-	const struct gpa_range all = {{0}, 4 * BLOCK};
-	struct space *s;
-
-	require_path(FAULTS_UFFD);
-	s = new_space(pool, all.size, FAULTS_UFFD);
-	inject_arm_call(3, INJECT_MMAP);
-	inject_meanwhile(store_in_first_blocks, s);
-	cr_assert_eq(space_populate(s, all), -ENOMEM);
-	inject_disarm();
-	cr_assert(inject_fired());
-	cr_assert_eq(guest_load(s, 0), 1);
-	cr_assert_eq(guest_load(s, BLOCK + 5 * PAGE), 2);
-	cr_assert_eq(used_frames(pool), 2 * 512);
-	cr_assert_eq(space_block_state(s, (gpa_t){2 * BLOCK}), BLOCK_EMPTY);
-	expect_sound(&(struct world){pool, &s, 1, NULL, 0});
-	cr_assert_eq(space_populate(s, all), 0);
-	cr_assert_eq(guest_load(s, BLOCK + 5 * PAGE), 2);
-	space_destroy(s);
-	expect_all_gone(pool);
+	reserve_pages(PAGE_SIZE_2M, 4);
+	run_named("hugetlb:");
+	release_pages();
 }
 
 Test(inject, image_with_state)

@@ -119,3 +119,72 @@ Test(inject_single, handler_fails_and_goes_on)
 	cr_assert_gt(waits, 0);
 	expect_all_gone(pool);
 }
+
+/* --- what another thread does meanwhile --------------------------------------------- */
+
+static void store_in_first(void *s)
+{
+	guest_store(s, 5 * PAGE, 42);
+}
+
+/*
+ * The guest writes to a block between the steps by which it is given back. Zero or what was
+ * written: what it reads afterwards it goes on reading.
+ */
+Test(inject_single, discard_races_with_a_store)
+{
+	static const enum inject_call steps[] = {INJECT_MMAP, INJECT_MADVISE, INJECT_IOCTL};
+
+	require_path(FAULTS_UFFD);
+	for (unsigned i = 0; i < 3; i++) {
+		struct pool *pool = new_pool(16 * MIB);
+		struct space *s = new_space(pool, 2 * BLOCK, FAULTS_UFFD);
+		uint64_t seen;
+
+		put(s, 0, 1);
+		inject_arm_error(1, steps[i], INJECT_PASS);
+		inject_meanwhile(store_in_first, s);
+		cr_assert_eq(space_discard(s, (struct gpa_range){{0}, BLOCK}), 0);
+		inject_disarm();
+		cr_assert(inject_fired());
+		seen = guest_load(s, 5 * PAGE);
+		guest_store(s, 7 * PAGE, 7);
+		guest_store(s, 300 * PAGE, 8);
+		cr_assert_eq(guest_load(s, 5 * PAGE), seen, "%s", inject_name(steps[i]));
+		cr_assert_eq(guest_load(s, 0), 0);
+		expect_sound(&(struct world){pool, &s, 1, NULL, 0});
+		space_destroy(s);
+		expect_all_gone(pool);
+	}
+}
+
+static void store_in_first_blocks(void *s)
+{
+	guest_store(s, 0, 1);
+	guest_store(s, BLOCK + 5 * PAGE, 2);
+}
+
+/* The guest writes to blocks that are mapped while the next one cannot be: they stay. */
+Test(inject_single, populate_keeps_what_is_mapped)
+{
+	struct pool *pool = new_pool(16 * MIB);
+	const struct gpa_range all = {{0}, 4 * BLOCK};
+	struct space *s;
+
+	require_path(FAULTS_UFFD);
+	s = new_space(pool, all.size, FAULTS_UFFD);
+	inject_arm_call(3, INJECT_MMAP);
+	inject_meanwhile(store_in_first_blocks, s);
+	cr_assert_eq(space_populate(s, all), -ENOMEM);
+	inject_disarm();
+	cr_assert(inject_fired());
+	cr_assert_eq(guest_load(s, 0), 1);
+	cr_assert_eq(guest_load(s, BLOCK + 5 * PAGE), 2);
+	cr_assert_eq(used_frames(pool), 2 * 512);
+	cr_assert_eq(space_block_state(s, (gpa_t){2 * BLOCK}), BLOCK_EMPTY);
+	expect_sound(&(struct world){pool, &s, 1, NULL, 0});
+	cr_assert_eq(space_populate(s, all), 0);
+	cr_assert_eq(guest_load(s, BLOCK + 5 * PAGE), 2);
+	space_destroy(s);
+	expect_all_gone(pool);
+}

@@ -13,6 +13,7 @@
 
 #include "tests/unit/helpers.h"
 #include "tests/unit/model.h"
+#include "tests/unit/reserve.h"
 
 enum {
 	STEPS = 1600 / SLOWDOWN,
@@ -24,6 +25,7 @@ enum {
 struct draw {
 	uint64_t seed;
 	struct rng rng;
+	bool hugetlb;
 };
 
 static uint64_t draw_below(void *ctx, uint64_t n)
@@ -44,7 +46,7 @@ static void draw_failed(void *ctx, const char *text)
 static uint64_t run_steps(struct draw *d, enum fault_choice faults, uint64_t pool_bytes,
                           uint64_t count, uint64_t every)
 {
-	struct model_env env = {draw_below, draw_failed, d, faults};
+	struct model_env env = {draw_below, draw_failed, d, faults, d->hugetlb};
 	struct model *m = model_open(&env, pool_bytes);
 
 	d->rng = (struct rng){d->seed};
@@ -83,6 +85,37 @@ Test(model, random_operations_mixed)
 TEST_BOTH_PATHS(model, random_operations_short_of_frames)
 {
 	run_model(faults, MODEL_POOL_SHORT);
+}
+
+/* The same with memory in huge pages of the host's reserve, of which there may be too few. */
+static void run_hugetlb(enum fault_choice faults, uint64_t pool_bytes, unsigned pages)
+{
+	struct draw d = {.seed = test_seed(), .hugetlb = true};
+
+	reserve_pages(PAGE_SIZE_2M, pages);
+	(void)run_steps(&d, faults, pool_bytes, STEPS, 1);
+	release_pages();
+}
+
+TEST_BOTH_PATHS(model, hugetlb)
+{
+	run_hugetlb(faults, MODEL_POOL_ROOMY, MODEL_HUGE_PAGES);
+}
+
+Test(model, hugetlb_mixed)
+{
+	require_path(FAULTS_UFFD);
+	run_hugetlb(FAULTS_AUTO, MODEL_POOL_ROOMY, MODEL_HUGE_PAGES);
+}
+
+TEST_BOTH_PATHS(model, hugetlb_short_of_frames)
+{
+	run_hugetlb(faults, MODEL_POOL_SHORT, MODEL_HUGE_PAGES);
+}
+
+TEST_BOTH_PATHS(model, hugetlb_short_of_pages)
+{
+	run_hugetlb(faults, MODEL_POOL_ROOMY, 3);
 }
 
 /*

@@ -81,6 +81,33 @@ Test(pool, neighbours_by_hint)
 	expect_all_gone(p);
 }
 
+/* A GiB as blocks that come and go one by one; when the last is back it is one run again. */
+Test(pool, blocks_in_a_run)
+{
+	struct pool *p = new_pool(GIB + BLOCK);
+	frame_t f, g;
+
+	cr_assert_eq(pool_alloc_blocks(p, 8, FRAME_NONE, &f), -EINVAL);
+	cr_assert_eq(pool_alloc_blocks(p, 19, FRAME_NONE, &f), -EINVAL);
+	cr_assert_eq(pool_alloc_blocks(p, 18, FRAME_NONE, &f), 0);
+	cr_assert_eq(pool_alloc_blocks(p, 18, FRAME_NONE, &g), -ENOMEM);
+	cr_assert_eq(used_frames(p), GIB / PAGE);
+	for (unsigned i = 0; i < 512; i++) {
+		g = (frame_t){f.n + 512 * i};
+		cr_assert_eq(pool_order(p, g), 9);
+		cr_assert_eq(pool_refs(p, g), 1);
+	}
+	cr_assert_eq(pool_audit(p), 0);
+	for (unsigned i = 0; i < 512; i++)
+		pool_unref(p, (frame_t){f.n + 512 * (i * 77 % 512)});
+	cr_assert_eq(pool_audit(p), 0);
+	cr_assert_eq(pool_alloc_blocks(p, 18, f, &g), 0);
+	cr_assert_eq(g.n, f.n);
+	for (unsigned i = 0; i < 512; i++)
+		pool_unref(p, (frame_t){g.n + 512 * i});
+	expect_all_gone(p);
+}
+
 Test(pool, limit_is_exact)
 {
 	static const uint64_t limits[] = {PAGE, 2 * MIB, 2 * MIB + 3 * PAGE, 5 * MIB - PAGE};

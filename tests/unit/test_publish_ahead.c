@@ -110,6 +110,26 @@ TEST_BOTH_PATHS(publish_ahead, copied_in_parts)
 }
 
 /* Without frames beforehand it is done all the same. */
+/* A fresh space that has been published finds its image under blocks it has copied since. */
+TEST_BOTH_PATHS(publish_ahead, copied_then_reset)
+{
+	struct pool *pool = new_pool(4 * RAM);
+	struct space *s = new_space(pool, RAM, faults);
+	struct image *image;
+
+	tag_pages(s, 0, RAM, 7);
+	image = publish(s);
+	tag_pages(s, BLOCK, 2 * BLOCK, 7000);
+	cr_assert_eq(space_copy_ahead(s, 8), 0);
+	cr_assert_eq(space_block_state(s, (gpa_t){BLOCK}), BLOCK_OWNED);
+	cr_assert_eq(space_reset(s), 0);
+	expect_tags(s, 0, RAM, 7);
+	expect_sound(&(struct world){pool, &s, 1, &image, 1});
+	image_put(image);
+	space_destroy(s);
+	expect_all_gone(pool);
+}
+
 Test(publish_ahead, copied_without_spares)
 {
 	struct pool *pool = new_pool(64 * MIB);

@@ -200,8 +200,10 @@ TEST_BOTH_PATHS(space, refuses_bad_configs)
 	cr_assert_eq(try_create(&c), -EINVAL);
 	r[1] = (struct ram_region){{{4 * MIB}, 3 * PAGE}, PAGE_SIZE_2M};
 	cr_assert_eq(try_create(&c), -EINVAL);
-	r[1] = (struct ram_region){{{GIB}, GIB}, PAGE_SIZE_1G};
-	cr_assert_eq(try_create(&c), -ENOTSUP);
+	r[1] = (struct ram_region){{{4 * MIB}, GIB}, PAGE_SIZE_1G};
+	cr_assert_eq(try_create(&c), -EINVAL);
+	r[1] = (struct ram_region){{{GIB}, GIB + BLOCK}, PAGE_SIZE_1G};
+	cr_assert_eq(try_create(&c), -EINVAL);
 	r[1] = ram_at(UINT64_C(1) << 51, 2 * MIB, PAGE_SIZE_AUTO);
 	cr_assert_eq(try_create(&c), -ENOMEM, "no host has a window that large");
 	c.ram_count = 1;
