@@ -82,7 +82,7 @@ int huge_take(struct space *s, const struct huge_page *p)
 {
 	int r;
 
-	if (s->owned_frames + page_frames(p) > s->limit_frames)
+	if (limit_room(s, page_frames(p)) < page_frames(p))
 		return -ENOMEM;
 	r = hugetlb_take(p->huge, p->offset);
 	if (r == 0)
