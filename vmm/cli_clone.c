@@ -198,8 +198,8 @@ static const struct cli_command command = {
 	.doc = "Run clones of IMAGE, which `cowslip run --save` has made. Of one clone stdout has "
 	       "the output as it is, of several each line with the clone's number: `[17] text`."
 	       "\vExit status: 0 when every clone ended with 0; else that of the first, by number, "
-	       "that did not: its own code; 124 it ran out of time; 125 cowslip failed or its "
-	       "worker died; 126 it crashed.",
+	       "that did not: its own code; 124 it ran out of time; 125 cowslip failed, its "
+	       "worker died, or there was no memory for it (--limit); 126 it crashed.",
 	.option = take_option,
 	.argument = take_argument,
 };

@@ -215,7 +215,8 @@ static const struct cli_command command = {
 	.doc = "Boot KERNEL: a static ELF64 guest, or an operating system's kernel (bzImage, PVH), "
 	       "which gets stdin as its console's input. Its console is stdout, its exit code ours."
 	       "\vSizes take K, M, G. Exit status: the guest's own code; 124 it ran out of time; "
-	       "125 cowslip failed; 126 the guest crashed.",
+	       "125 cowslip failed, or there was no memory for the guest (--limit); 126 the guest "
+	       "crashed.",
 	.option = take_option,
 	.argument = take_argument,
 };

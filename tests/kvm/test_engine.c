@@ -287,14 +287,15 @@ Test(engine, limits)
 	struct fleet *f;
 
 	script_make(&s, steps, 2);
-	require_path(FAULTS_UFFD);
 	script_request(s.vm, leave, ABI_EXIT, 0, 0, 0);
 	f = fleet_make(script_image(&s), 3, 1);
 	f->config.limit_bytes = 2 * MIB;
 	fleet_run(f);
 	expect_all(f, CLONE_FAILED);
 	for (unsigned i = 1; i <= 3; i++)
-		cr_assert(strstr(f->last[i].text, "no frame"), "%s", f->last[i].text);
+		cr_assert(f->last[i].short_of == SHORT_OF_LIMIT &&
+		                  strstr(f->last[i].text, "limit 2 MiB, in use "),
+		          "%s", f->last[i].text);
 	fleet_free(f);
 }
 

@@ -472,7 +472,7 @@ Test(limit, mappings_of_a_guest)
 
 static struct vm_report in_thread;
 
-/* KVM_RUN finds no memory, in this thread and for ever: what KVM says when it cannot make tables. */
+/* KVM_RUN finds no memory, in this thread and for ever: as when KVM cannot make tables. */
 static void *run_without_memory(void *vm)
 {
 	const struct sock_filter code[] = {
