@@ -200,7 +200,7 @@ run_nested() { # suite: PROGRAM@nested-KERNEL[-VARIANT]
 	rm -f "$results".*
 	say "== $suite: running in the nested machine"
 	# shellcheck disable=SC2086 # $variant is a list of words
-	tests/nested/run --kernel "$kernel" $variant --mem 2G --huge 32 --time "$SUITE_TIMEOUT" \
+	tests/nested/run --kernel "$kernel" $variant --mem 4G --huge 32:1 --time "$SUITE_TIMEOUT" \
 		--in "build/test/static/$program" --in build/test/static/cowslip \
 		--in build/guest:guest --env COWSLIP=/stage/cowslip \
 		--env COWSLIP_GUESTS=/stage/guest \

@@ -276,9 +276,9 @@ static int check_reserve(const struct run_command *r)
 	}
 	if (h.free >= want)
 		return 0;
-	cli_error("%s: %" PRIu64 " pages of %s wanted, %" PRIu64 " free of %" PRIu64
+	cli_error("%s: pages of %s: %" PRIu64 " wanted, %" PRIu64 " free of %" PRIu64
 	          " set aside; write %" PRIu64 " to %s",
-	          asked, want, page == MM_HUGE_SIZE ? "1 GiB" : "2 MiB", h.free, h.all,
+	          asked, page == MM_HUGE_SIZE ? "1 GiB" : "2 MiB", want, h.free, h.all,
 	          h.all + want - h.free, h.file);
 	return -ENOMEM;
 }

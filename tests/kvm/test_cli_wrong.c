@@ -140,7 +140,7 @@ Test(cli_wrong, options_of_clone)
 	refused(ARGS("run", "--page-size", "1g", "--mem", "128G", guest("hello")),
 	        "to /sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages");
 	refused(ARGS("run", "--page-size", "2m", "--hugetlb", "--mem", "128G", guest("hello")),
-	        "65536 pages of 2 MiB wanted");
+	        "pages of 2 MiB: 65536 wanted");
 	refused(ARGS("run", "--hugetlb", guest("hello")), "add --page-size 2m or 1g");
 }
 

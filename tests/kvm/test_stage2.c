@@ -15,6 +15,7 @@
 
 #include "tests/kvm/lab.h"
 #include "tests/kvm/script.h"
+#include "tests/unit/reserve.h"
 #include "vmm/kvm_stats.h"
 
 #define POOL  (256 * MIB)
@@ -348,6 +349,31 @@ Test(stage2, page_size_is_the_one_asked_for)
 	cr_assert_lt(huge.v[KVM_COUNT_PF_FIXED], 8 * blocks, "%lu", huge.v[KVM_COUNT_PF_FIXED]);
 	cr_assert_geq(huge.v[KVM_COUNT_EXITS],
 	              huge.v[KVM_COUNT_PF_FIXED] + huge.v[KVM_COUNT_MMIO_EXITS]);
+}
+
+/* All of a machine's memory is one mapping, where the host has set a page that large aside. */
+Test(stage2, a_gib_is_one_mapping, .fini = release_pages)
+{
+	struct kvm_counters found;
+	struct vm_config c;
+	struct lab l;
+	struct vm *vm;
+
+	require_path(FAULTS_UFFD);
+	if (host_mmu() != MMU_EXACT)
+		cr_skip_test("guest memory is not mapped by two-dimensional paging alone");
+	reserve_pages(PAGE_SIZE_1G, 1);
+	lab_open(&l, POOL);
+	c = lab_config(&l, MM_HUGE_SIZE, 1, FAULTS_UFFD, NULL);
+	c.page_size = PAGE_SIZE_1G;
+	vm = lab_boot(&c, "memwalk", "size=64M pattern=random");
+	lab_expect(vm, VM_EXITED, 0);
+	cr_assert_eq(vm_kvm_stats(vm, &found), 0);
+	vm_destroy(vm);
+	lab_close(&l);
+	cr_assert_eq(found.v[KVM_COUNT_PAGES_1G], 1, "%lu", found.v[KVM_COUNT_PAGES_1G]);
+	cr_assert_eq(found.v[KVM_COUNT_PAGES_2M], 0, "%lu", found.v[KVM_COUNT_PAGES_2M]);
+	cr_assert_eq(found.v[KVM_COUNT_PAGES_4K], 0, "%lu", found.v[KVM_COUNT_PAGES_4K]);
 }
 
 /* All vCPUs are in the sums, each fault of each: that is every mapping there is. */
