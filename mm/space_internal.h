@@ -9,6 +9,7 @@
  *     fault_*.c        how violations reach us
  *     access.c         read, write, hold
  *     publish.c        a space becomes an image
+ *     own_block.c      a block of it gets frames of its own
  *     reset.c          and goes back to it
  *     kept.c           what a reset left private is not changed
  *     discard.c        ranges given back
@@ -190,6 +191,25 @@ int guard_check(const struct space *s, struct gpa_range r, enum access access);
 
 /* Bring block `index` to where no violation maps anything in it. Lock held. Return: 0; -ENOMEM. */
 int space_decide_block(struct space *s, size_t index);
+
+/* ---- own_block.c ---- */
+
+/* What a run of pages of the window is to the guest. */
+struct gpa_range run_range(const struct space *s, const struct page_run *r);
+
+/* The part of `r` inside `in`; size 0 when there is none. */
+struct gpa_range range_clip(struct gpa_range r, struct gpa_range in);
+
+/* From *run on, to the first that ends above `end`. */
+void skip_runs(const struct space *s, const struct page_runs *runs, uint64_t end, size_t *run);
+
+/*
+ * Make a SHARED block that is decided and read-write OWNED by copying it. `private` are its private
+ * pages, perhaps others', `run` the first of them that ends above the block's start. Contents stay.
+ * Lock held, the guest stopped. Return: 0; -ENOMEM (pool, limit, mappings), -errno of reading the
+ * store: nothing changed.
+ */
+int own_block(struct space *s, struct block *b, const struct page_runs *private, size_t run);
 
 /* ---- publish.c ---- */
 
