@@ -24,7 +24,7 @@ say = $(if $(V),,@printf '  %-5s %s\n' '$(1)' '$(2)')
 
 MM_SRCS := $(addprefix mm/, \
 	access.c backend_alloc.c backend_image.c backend_linear.c check.c discard.c \
-	fault_kernel.c fault_uffd.c frame.c gpa_map.c image.c kept.c lock.c own_block.c \
+	fault_kernel.c fault_uffd.c follow.c frame.c gpa_map.c image.c kept.c lock.c own_block.c \
 	pagemap.c policy.c pool.c pool_file.c populate.c protect.c publish.c report.c reset.c \
 	space.c store.c violation.c window.c)
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * mm/own_block.c - a SHARED block becomes OWNED: all that it holds is copied into frames of its own.
+ * mm/own_block.c - a SHARED block becomes OWNED: what it holds is copied into frames of its own.
  *
  * What is copied is what a read finds, private pages and the image's bytes in between, so that
  * nothing changes for the guest but what its next touches cost. It stands still meanwhile.

@@ -439,6 +439,7 @@ int space_publish(struct space *s, const void *state, size_t state_size, struct 
 	}
 	hand_over(s, image);
 	drop_private(s, &p);
+	follow_forget(s);
 	*out = image;
 done:
 	plan_fini(s, &p);

@@ -364,6 +364,7 @@ void space_destroy(struct space *s)
 	if (s->blocks)
 		munmap(s->blocks, blocks_bytes(s));
 	publish_drop_spares(s);
+	follow_forget(s);
 	page_runs_fini(&s->kept);
 	gpa_map_fini(&s->cut);
 	gpa_map_fini(&s->guard);

@@ -10,6 +10,7 @@
  *     access.c         read, write, hold
  *     publish.c        a space becomes an image
  *     own_block.c      a block of it gets frames of its own
+ *     follow.c         ... ahead of a walk through it
  *     reset.c          and goes back to it
  *     kept.c           what a reset left private is not changed
  *     discard.c        ranges given back
@@ -112,6 +113,15 @@ struct space {
 		uint64_t windows, faults;
 	} settled;
 
+	/* Walks of writes through shared memory; follow.c's. */
+	struct {
+		struct page_runs seen; /* private pages at the last look */
+		bool looked;           /* there was one */
+		struct policy_history history;
+		struct policy_follow want[POLICY_STREAMS]; /* blocks to copy ... */
+		unsigned wanted;                           /* ... so many of them */
+	} follow;
+
 	/* Owned by the fault path. */
 	struct fault_state fault;
 
@@ -119,6 +129,7 @@ struct space {
 	_Atomic uint64_t events;
 	_Atomic uint64_t nomems;
 	_Atomic uint64_t windows;
+	_Atomic uint64_t followed;
 };
 
 /* ---- blocks ---- */
@@ -210,6 +221,11 @@ void skip_runs(const struct space *s, const struct page_runs *runs, uint64_t end
  * store: nothing changed.
  */
 int own_block(struct space *s, struct block *b, const struct page_runs *private, size_t run);
+
+/* ---- follow.c ---- */
+
+/* What was learnt of the guest's walks is past: what is private has changed. Lock held. */
+void follow_forget(struct space *s);
 
 /* ---- publish.c ---- */
 
