@@ -77,6 +77,9 @@ static void count_library(const struct walk *w, struct moment *m)
 	m->violations = s.violations;
 	m->events = s.events;
 	m->private_pages = s.private_frames;
+	/* What a clone owns has taken the place of the image's, or of private pages. */
+	if (space_image(vm_space(w->run.vm)))
+		m->private_pages += s.owned_committed;
 	m->committed = (s.owned_committed + s.private_frames) << MM_PAGE_SHIFT;
 }
 

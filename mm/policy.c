@@ -174,3 +174,81 @@ struct policy_choice policy_choose_known(enum page_size page_size, uint64_t page
 	}
 	return (struct policy_choice){POLICY_CLUSTER, first, end - first};
 }
+
+/* ---- following walks through shared memory ---- */
+
+/* Fewer pages are not worth a thought: any program writes a few in a row. */
+#define GROWTH_PAGES 16u
+
+/* Every other page at least; and three of four for more than one block ahead. */
+static bool is_walk(const struct policy_growth *g)
+{
+	return g->pages >= GROWTH_PAGES && 2 * g->pages >= g->high - g->low;
+}
+
+static bool is_dense(const struct policy_growth *g)
+{
+	return 4 * g->pages >= 3 * (g->high - g->low);
+}
+
+static bool is_near(uint64_t a, uint64_t b)
+{
+	return (a > b ? a - b : b - a) < SLACK_PAGES;
+}
+
+static struct policy_stream *find_grown(struct policy_history *h, const struct policy_growth *g,
+                                        int *way)
+{
+	for (unsigned i = 0; i < POLICY_STREAMS; i++) {
+		struct policy_stream *s = &h->streams[i];
+
+		*way = 0;
+		if (s->used && s->way >= 0 && is_near(s->high, g->low))
+			*way = 1;
+		else if (s->used && s->way <= 0 && is_near(s->low, g->high))
+			*way = -1;
+		if (*way)
+			return s;
+	}
+	return NULL;
+}
+
+/* The block that the walk stands in, and what it may have ahead. */
+static struct policy_follow walk_ahead(struct policy_stream *s, const struct policy_growth *g)
+{
+	uint64_t n, most = min_u64(s->way < 0 ? g->below : g->above, g->room);
+	struct policy_follow f = {.way = s->way};
+
+	s->ahead = (uint16_t)(s->ahead && is_dense(g) ? min_u64(2u * s->ahead, POLICY_AHEAD) : 1);
+	n = min_u64(s->ahead + 1u, most);
+	if (n == 0)
+		return f;
+	f.count = n;
+	f.first = s->way < 0 ? block_number(g->low - 1) - (n - 1) : block_number(g->high);
+	if (s->way < 0)
+		s->low = f.first << MM_BLOCK_ORDER;
+	else
+		s->high = (f.first + n) << MM_BLOCK_ORDER;
+	return f;
+}
+
+struct policy_follow policy_follow(struct policy_history *h, const struct policy_growth *g)
+{
+	struct policy_follow none = {0};
+	struct policy_stream *s;
+	int way;
+
+	if (!is_walk(g))
+		return none;
+	s = find_grown(h, g, &way);
+	if (!s) {
+		s = oldest_stream(h);
+		*s = (struct policy_stream){.low = g->low, .high = g->high, .used = ++h->tick};
+		return none;
+	}
+	s->way = (int8_t)way;
+	s->used = ++h->tick;
+	s->low = g->low;
+	s->high = g->high;
+	return walk_ahead(s, g);
+}

@@ -87,4 +87,32 @@ struct policy_choice policy_choose(struct policy_history *h, const struct policy
  */
 struct policy_choice policy_choose_known(enum page_size page_size, uint64_t page, uint64_t count);
 
+/*
+ * Following a walk of writes through memory that is shared with an image. The host's kernel copies
+ * each page it comes to by itself, so nothing tells of it; from time to time somebody looks which
+ * pages have become private since the last time: a growth. Two that join are a walk. The block that
+ * it stands in and 1, 2, 4, ... POLICY_AHEAD beyond it may be copied whole before it gets there,
+ * and again when it comes out behind them. What is copied so stays below about twice what was
+ * walked through, and two blocks for each stream.
+ *
+ * A walk that leaves out some pages, at most every other, is followed one block at a time: what is
+ * ahead of it would be written in part only. Writes that lie further apart are no walk.
+ */
+struct policy_growth {
+	uint64_t low, high;    /* pages [low, high), from the window's start ... */
+	uint64_t pages;        /* ... of which so many are newly private */
+	uint32_t below, above; /* blocks that may be copied, in a row, from the one that holds page
+	                          low - 1 downwards, and page `high` upwards; to POLICY_AHEAD + 1 */
+	uint32_t room;         /* blocks that there are frames for */
+};
+
+/* Blocks [first, first + count), from the window's start; in which order a walk comes to them. */
+struct policy_follow {
+	uint64_t first, count; /* count 0: none */
+	int way;               /* 1 upwards, -1 downwards */
+};
+
+/* The answer; `h`, a history for this alone, remembers it as carried out. */
+struct policy_follow policy_follow(struct policy_history *h, const struct policy_growth *g);
+
 #endif

@@ -84,28 +84,7 @@ static int add_extent(struct extents *list, struct extent e)
 	return 0;
 }
 
-/* ---- private pages ---- */
-
-static struct gpa_range run_range(const struct space *s, const struct page_run *r)
-{
-	return (struct gpa_range){space_gpa(s, (hva_t){r->start}), r->pages << MM_PAGE_SHIFT};
-}
-
-/* The part of `r` inside `in`; size 0 when there is none. */
-static struct gpa_range range_clip(struct gpa_range r, struct gpa_range in)
-{
-	uint64_t start = max_u64(r.start.v, in.start.v);
-	uint64_t end = min_u64(gpa_range_end(r), gpa_range_end(in));
-
-	return (struct gpa_range){{start}, end > start ? end - start : 0};
-}
-
-/* From *run on, to the first that ends above `end`. */
-static void skip_runs(const struct space *s, const struct plan *p, uint64_t end, size_t *run)
-{
-	while (*run < p->private.count && gpa_range_end(run_range(s, &p->private.run[*run])) <= end)
-		++*run;
-}
+/* ---- whole blocks ---- */
 
 /* Private pages but for those of blocks that have become OWNED since they were found. */
 static uint64_t count_to_pack(const struct space *s, const struct plan *p)
@@ -125,96 +104,6 @@ static uint64_t count_to_pack(const struct space *s, const struct plan *p)
 		}
 	}
 	return pages;
-}
-
-/* ---- whole blocks ---- */
-
-/*
- * What the image has of [at, end) into `to`, zero memory; what has no memory behind it gets none.
- * Return: 0 or -errno of reading the store.
- */
-static int copy_image(const struct space *s, uint64_t at, uint64_t end, uint8_t *to)
-{
-	uint64_t from = at;
-	struct image_piece piece;
-
-	while (at < end && image_next(s, &at, end, &piece)) {
-		int r = store_read(piece.store, piece.frame, piece.pages,
-		                   to + (piece.gpa.v - from));
-
-		if (r)
-			return r;
-	}
-	return 0;
-}
-
-/*
- * Put what the block holds into `to`: private pages, and the image's bytes in between.
- * Return: 0 or -errno of reading the store.
- */
-static int copy_block(struct space *s, struct gpa_range ram, const struct plan *p, size_t run,
-                      uint8_t *to)
-{
-	uint64_t at = ram.start.v;
-
-	for (; run < p->private.count; run++) {
-		struct gpa_range part = range_clip(run_range(s, &p->private.run[run]), ram);
-		int r;
-
-		if (part.size == 0)
-			break;
-		r = copy_image(s, at, part.start.v, to + (at - ram.start.v));
-		if (r)
-			return r;
-		memcpy(to + (part.start.v - ram.start.v), window_ptr(s, part.start), part.size);
-		at = gpa_range_end(part);
-	}
-	return copy_image(s, at, gpa_range_end(ram), to + (at - ram.start.v));
-}
-
-/* Frames for block `b`: those that were brought in for it, or any. Return: as alloc_reserve(). */
-static int block_frames(struct space *s, const struct block *b, struct spare *out)
-{
-	int r;
-
-	if (limit_room(s, MM_BLOCK_PAGES) < MM_BLOCK_PAGES)
-		return -ENOMEM;
-	for (size_t i = 0; i < s->spare.blocks; i++) {
-		if (s->spare.block[i].index != block_of(s, b))
-			continue;
-		*out = s->spare.block[i];
-		s->spare.block[i] = s->spare.block[--s->spare.blocks];
-		return 0;
-	}
-	r = alloc_reserve(s, b, &out->frame);
-	/* Most of it will be written. */
-	if (r == 0)
-		out->huge = pool_collapse(s->pool, out->frame) == 0;
-	return r;
-}
-
-/*
- * Make a SHARED block OWNED by copying it. Contents stay. Return: 0 or -errno, then nothing
- * changed.
- */
-static int own_block(struct space *s, struct block *b, const struct plan *p, size_t run)
-{
-	struct gpa_range ram = block_range(s, block_of(s, b));
-	struct spare to;
-	int r = block_frames(s, b, &to);
-
-	if (r)
-		return r;
-	r = copy_block(s, ram, p, run, pool_frame_ptr(s->pool, to.frame));
-	if (r == 0)
-		r = window_map_owned(s, ram, to.frame, to.huge);
-	if (r) {
-		pool_unref(s->pool, to.frame);
-		return r;
-	}
-	alloc_commit(s, b, to.frame);
-	b->huge = to.huge;
-	return 0;
 }
 
 /*
@@ -246,7 +135,7 @@ static struct block *next_scrappy(struct space *s, const struct plan *p, size_t 
 		struct block *b = &s->blocks[*at];
 		struct gpa_range ram = block_range(s, *at);
 
-		skip_runs(s, p, ram.start.v, run);
+		skip_runs(s, &p->private, ram.start.v, run);
 		if (b->state == BLOCK_SHARED && !b->partial && ram.size > 0 &&
 		    guard_is_rw(s, ram.start.v, gpa_range_end(ram)) &&
 		    is_scrappy(s, p, ram, *run)) {
@@ -275,7 +164,7 @@ static unsigned own_scrappy_blocks(struct space *s, const struct plan *p, unsign
 
 	while (owned < most && (b = next_scrappy(s, p, &at, &run)))
 		if (room_for_block(s, p))
-			owned += own_block(s, b, p, run) == 0;
+			owned += own_block(s, b, &p->private, run) == 0;
 	return owned;
 }
 
@@ -441,7 +330,7 @@ static int plan_extents(struct space *s, struct plan *p)
 		if (ram.size == 0)
 			continue;
 		if (b->state == BLOCK_OWNED) {
-			skip_runs(s, p, gpa_range_end(ram), &run);
+			skip_runs(s, &p->private, gpa_range_end(ram), &run);
 			r = add_extent(&p->image,
 			               (struct extent){ram.start,
 			                               (uint32_t)(ram.size >> MM_PAGE_SHIFT),
@@ -556,6 +445,7 @@ int space_publish(struct space *s, const void *state, size_t state_size, struct 
 	}
 	hand_over(s, image);
 	drop_private(s, &p);
+	follow_forget(s);
 	*out = image;
 done:
 	plan_fini(s, &p);

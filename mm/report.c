@@ -221,6 +221,7 @@ int space_stats(struct space *s, struct space_stats *out)
 		.events = atomic_load_explicit(&s->events, memory_order_relaxed),
 		.nomem = atomic_load_explicit(&s->nomems, memory_order_relaxed),
 		.windows = atomic_load_explicit(&s->windows, memory_order_relaxed),
+		.followed_blocks = atomic_load_explicit(&s->followed, memory_order_relaxed),
 		.owned_frames = s->owned_frames,
 		.shared_frames = count_shared(s),
 		.fault_path = s->faults->name,

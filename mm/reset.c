@@ -347,7 +347,8 @@ static void settle(struct space *s)
 /* What a reset space says of itself is its own, not that of whoever used it before. */
 static void zero_counters(struct space *s)
 {
-	_Atomic uint64_t *const counters[] = {&s->violations, &s->events, &s->nomems, &s->windows};
+	_Atomic uint64_t *const counters[] = {&s->violations, &s->events, &s->nomems, &s->windows,
+	                                      &s->followed};
 
 	for (size_t i = 0; i < sizeof(counters) / sizeof(counters[0]); i++)
 		atomic_store_explicit(counters[i], 0, memory_order_relaxed);
@@ -366,6 +367,7 @@ static int commit(struct space *s, struct page_runs *private)
 	r = restore_private(s, private);
 	e = uncut_all(s);
 	zero_counters(s);
+	follow_forget(s);
 	if (r == 0 && e == 0 && s->kept.count == runs)
 		settle(s);
 	return r ? r : e;

@@ -221,7 +221,7 @@ static int attach(struct space *s, const struct space_config *c)
 }
 
 /* Frames for block `i`; `fill`: with memory behind them. Return: 0 or -errno. */
-static int own_block(struct space *s, size_t i, struct gpa_range ram, bool fill)
+static int own_frames(struct space *s, size_t i, struct gpa_range ram, bool fill)
 {
 	enum page_size page_size = space_region(s, ram.start)->ram.page_size;
 	struct block *b = &s->blocks[i];
@@ -266,7 +266,7 @@ static int own_all(struct space *s, bool fill)
 		if (space_region(s, ram.start)->huge)
 			r = own_huge(s, i);
 		else
-			r = own_block(s, i, ram, fill);
+			r = own_frames(s, i, ram, fill);
 	}
 	return r;
 }
@@ -437,6 +437,7 @@ void space_destroy(struct space *s)
 	for (size_t i = 0; i < s->region_count; i++)
 		hugetlb_destroy(s->regions[i].huge);
 	publish_drop_spares(s);
+	follow_forget(s);
 	page_runs_fini(&s->kept);
 	gpa_map_fini(&s->cut);
 	gpa_map_fini(&s->guard);

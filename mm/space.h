@@ -133,6 +133,7 @@ struct space_stats {
 	uint64_t private_frames;  /* private copies, by pagemap, but for: */
 	uint64_t kept_frames;     /* those that a reset has kept, not written to since */
 	uint64_t huge_blocks;     /* OWNED blocks filled as one 2 MiB page */
+	uint64_t followed_blocks; /* copied by space_follow(); begins anew with space_reset() */
 	uint64_t windows;         /* mappings made in the window */
 	const char *fault_path;   /* "kernel" or "uffd" */
 	const char *fault_why;    /* why that one, a sentence */
@@ -232,6 +233,31 @@ int space_publish_ahead(struct space *s);
  * Return: 0; -EBUSY while holds are out; otherwise as space_publish_ahead().
  */
 int space_copy_ahead(struct space *s, unsigned most);
+
+/*
+ * Nothing tells what a guest writes to memory that it shares with an image: the kernel copies each
+ * page by itself. Whoever runs the guest may look from time to time, when there have been faults
+ * since the last time: pages that have become private in a row, twice, are a walk, and what is
+ * ahead of it can be copied a block at a time, for a small part of what the kernel takes. How much:
+ * see mm/policy.h.
+ */
+
+/* It has an image, and memory that is its own: looking may be of use. */
+bool space_may_follow(const struct space *s);
+
+/*
+ * Look what has become private since the last look, by page tables: costs what has been touched.
+ * The guest may run. Return: 1 when space_follow() has something to copy, else 0; -ENOMEM (host
+ * memory), -errno of reading pagemap: nothing changed.
+ */
+int space_look(struct space *s);
+
+/*
+ * Copy up to `most` blocks of that, with the guest stopped: they become OWNED, contents stay. A
+ * block for which there are no frames stays as it is, and those behind it. While holds are out
+ * nothing is done. Return: 1 when more is left to copy, else 0.
+ */
+int space_follow(struct space *s, unsigned most);
 
 /*
  * Back to the image, or to zero memory where there is none: what was changed since is dropped and

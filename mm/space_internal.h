@@ -10,6 +10,8 @@
  *     fault_*.c        how violations reach us
  *     access.c         read, write, hold
  *     publish.c        a space becomes an image
+ *     own_block.c      a block of it gets frames of its own
+ *     follow.c         ... ahead of a walk through it
  *     reset.c          and goes back to it
  *     kept.c           what a reset left private is not changed
  *     discard.c        ranges given back
@@ -121,6 +123,15 @@ struct space {
 		uint64_t windows, faults;
 	} settled;
 
+	/* Walks of writes through shared memory; follow.c's. */
+	struct {
+		struct page_runs seen; /* private pages at the last look */
+		bool looked;           /* there was one */
+		struct policy_history history;
+		struct policy_follow want[POLICY_STREAMS]; /* blocks to copy ... */
+		unsigned wanted;                           /* ... so many of them */
+	} follow;
+
 	/* Owned by the fault path. */
 	struct fault_state fault;
 
@@ -128,6 +139,7 @@ struct space {
 	_Atomic uint64_t events;
 	_Atomic uint64_t nomems;
 	_Atomic uint64_t windows;
+	_Atomic uint64_t followed;
 };
 
 /* ---- blocks ---- */
@@ -261,6 +273,30 @@ uint64_t limit_room(struct space *s, uint64_t want);
 
 /* Faults that threads of this process have taken so far, on their own or in the kernel. */
 uint64_t process_faults(void);
+
+/* ---- own_block.c ---- */
+
+/* What a run of pages of the window is to the guest. */
+struct gpa_range run_range(const struct space *s, const struct page_run *r);
+
+/* The part of `r` inside `in`; size 0 when there is none. */
+struct gpa_range range_clip(struct gpa_range r, struct gpa_range in);
+
+/* From *run on, to the first that ends above `end`. */
+void skip_runs(const struct space *s, const struct page_runs *runs, uint64_t end, size_t *run);
+
+/*
+ * Make a SHARED block that is decided and read-write OWNED by copying it. `private` are its private
+ * pages, perhaps others', `run` the first of them that ends above the block's start. Contents stay.
+ * Lock held, the guest stopped. Return: 0; -ENOMEM (pool, limit, mappings), -errno of reading the
+ * store: nothing changed.
+ */
+int own_block(struct space *s, struct block *b, const struct page_runs *private, size_t run);
+
+/* ---- follow.c ---- */
+
+/* What was learnt of the guest's walks is past: what is private has changed. Lock held. */
+void follow_forget(struct space *s);
 
 /* ---- publish.c ---- */
 

@@ -33,6 +33,7 @@ static void space_add(struct space_stats *sum, const struct space_stats *s)
 	sum->private_frames += s->private_frames;
 	sum->huge_blocks += s->huge_blocks;
 	sum->reserve_frames += s->reserve_frames;
+	sum->followed_blocks += s->followed_blocks;
 	sum->windows += s->windows;
 }
 
@@ -161,11 +162,12 @@ static json_t *text_or_null(const char *text)
 
 static json_t *frames_json(const struct space_stats *s)
 {
-	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "owned", number(s->owned_frames),
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "owned", number(s->owned_frames),
 	                 "owned_committed", number(s->owned_committed), "shared",
 	                 number(s->shared_frames), "private", number(s->private_frames),
 	                 "huge_blocks", number(s->huge_blocks), "reserved",
-	                 number(s->reserve_frames));
+	                 number(s->reserve_frames), "followed_blocks",
+	                 number(s->followed_blocks));
 }
 
 static json_t *run_pool_json(const struct pool_stats *p)
@@ -396,6 +398,9 @@ static void put_frames(const struct space_stats *s, FILE *to)
 	        "guest memory   shared %.1f MiB, private %.1f MiB, owned %.1f MiB (used %.1f)\n",
 	        frames_mib(s->shared_frames), frames_mib(s->private_frames),
 	        frames_mib(s->owned_frames), frames_mib(s->owned_committed));
+	if (s->followed_blocks)
+		fprintf(to, "               blocks copied ahead of a walk of writes: %" PRIu64 "\n",
+		        s->followed_blocks);
 }
 
 static void put_violations(const struct space_stats *s, FILE *to)

@@ -42,6 +42,7 @@ struct vcpu {
 	/* Of whoever runs it. */
 	struct tick tick;
 	uint64_t faults; /* that its thread had taken at the last tick */
+	uint64_t unseen; /* of those, since it last looked for a walk */
 };
 
 /* What waits for an answer. As it is saved. */
@@ -71,6 +72,13 @@ struct machine {
 	bool irqchip;
 };
 
+/* Looking for walks of writes (vm_tick.c). */
+struct vm_follow {
+	_Atomic bool busy;           /* a vCPU looks */
+	_Atomic uint64_t not_before; /* when the next may, CLOCK_MONOTONIC */
+	unsigned fruitless;          /* whoever is busy; looks in a row that found nothing */
+};
+
 struct vm {
 	/* Constant once created. */
 	const struct kvm *kvm;
@@ -85,6 +93,8 @@ struct vm {
 	uint64_t number;
 	char *arg;             /* owned, may be NULL */
 	struct gpa_range pmem; /* size 0: none */
+
+	struct vm_follow follow;
 
 	struct console console;
 	struct serial serial;

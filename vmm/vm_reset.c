@@ -76,6 +76,7 @@ static void quiesce(struct vm *vm)
 	vm->open.gpa = BELL_SILENT;
 	atomic_store(&vm->nomem, false);
 	atomic_store(&vm->kicked, false);
+	vm->follow = (struct vm_follow){0};
 }
 
 /* Memory and machine; the VM is whose `number` and `arg` (the VM's now) say. */

@@ -388,3 +388,247 @@ Test(policy, known_accesses_get_what_they_touch)
 		}
 	}
 }
+
+/* --- following walks of writes through shared memory ----------------------------------------- */
+
+struct clone {
+	struct policy_history history;
+	uint32_t room; /* blocks there are frames for; 0: as many as wanted */
+	uint32_t blocks;
+	uint64_t touched; /* pages written at least once */
+	uint64_t asked;   /* pages that the kernel had to copy */
+	uint8_t own[MAX_BLOCKS];
+	uint8_t wrote[MAX_PAGES];
+	uint8_t fresh[MAX_PAGES]; /* private since the last look */
+};
+
+static struct clone *policy_clone(uint32_t blocks)
+{
+	struct clone *c = calloc(1, sizeof(*c));
+
+	cr_assert_not_null(c);
+	c->blocks = blocks;
+	return c;
+}
+
+static void clone_write(struct clone *c, uint64_t page)
+{
+	c->touched += !c->wrote[page];
+	if (!c->wrote[page] && !c->own[page / 512]) {
+		c->fresh[page] = 1;
+		c->asked++;
+	}
+	c->wrote[page] = 1;
+}
+
+static uint32_t may_own(const struct clone *c, uint64_t block, int way)
+{
+	uint32_t n = 0;
+
+	while (n <= POLICY_AHEAD && block < c->blocks && !c->own[block]) {
+		n++;
+		block += (uint64_t)(int64_t)way;
+	}
+	return n;
+}
+
+static void clone_ask(struct clone *c, struct policy_growth g)
+{
+	struct policy_follow f;
+
+	g.room = c->room ? c->room : POLICY_AHEAD + 1;
+	g.above = may_own(c, g.high / 512, 1);
+	g.below = g.low ? may_own(c, (g.low - 1) / 512, -1) : 0;
+	f = policy_follow(&c->history, &g);
+	cr_assert_leq(f.count, g.room);
+	for (uint64_t b = f.first; b < f.first + f.count; b++) {
+		cr_assert_lt(b, c->blocks);
+		cr_assert_not(c->own[b], "copied twice");
+		c->own[b] = 1;
+	}
+}
+
+static void clone_look(struct clone *c)
+{
+	struct policy_growth g = {0};
+
+	for (uint64_t p = 0; p < c->blocks * UINT64_C(512); p++) {
+		if (!c->fresh[p])
+			continue;
+		c->fresh[p] = 0;
+		if (g.pages > 0 && p - g.high > 3) {
+			clone_ask(c, g);
+			g.pages = 0;
+		}
+		if (g.pages++ == 0)
+			g.low = p;
+		g.high = p + 1;
+	}
+	if (g.pages > 0)
+		clone_ask(c, g);
+}
+
+/* What it has alone: whole blocks, and the pages in between. */
+static uint64_t clone_owns(const struct clone *c)
+{
+	uint64_t pages = 0;
+
+	for (uint64_t p = 0; p < c->blocks * UINT64_C(512); p++)
+		pages += c->own[p / 512] || c->wrote[p];
+	return pages;
+}
+
+static void expect_modest_clone(const struct clone *c)
+{
+	cr_assert_leq(clone_owns(c), 2 * c->touched + 32 * MIB / PAGE, "%lu pages for %lu",
+	              (unsigned long)clone_owns(c), (unsigned long)c->touched);
+}
+
+/* A look after every so many pages that the kernel had to copy. */
+static void clone_writes(struct clone *c, uint64_t page, unsigned tick)
+{
+	uint64_t before = c->asked / tick;
+
+	clone_write(c, page);
+	if (c->asked / tick != before)
+		clone_look(c);
+}
+
+Test(policy, follows_a_walk)
+{
+	for (unsigned tick = 20; tick <= 1000; tick *= 3) {
+		for (int down = 0; down < 2; down++) {
+			struct clone *c = policy_clone(128);
+
+			for (uint64_t p = 0; p < 128 * 512; p++)
+				clone_writes(c, down ? 128 * 512 - 1 - p : p, tick);
+			/* Two looks, one for each doubling, what is left at the end. */
+			cr_assert_leq(c->asked, 11 * max_u64(tick, 512), "tick %u, down %d: %lu",
+			              tick, down, (unsigned long)c->asked);
+			free(c);
+		}
+	}
+}
+
+/* One growth is no walk; nothing is copied for it, however long it is. */
+Test(policy, follows_what_has_proved_itself)
+{
+	struct clone *c = policy_clone(64);
+
+	for (uint64_t p = 1000; p < 9000; p++)
+		clone_write(c, p);
+	clone_look(c);
+	cr_assert_eq(clone_owns(c), 8000);
+	for (uint64_t p = 20000; p < 20400; p++)
+		clone_write(c, p);
+	clone_look(c);
+	cr_assert_eq(clone_owns(c), 8400, "another walk's beginning");
+	free(c);
+}
+
+/* Wherever it stops, it has not been given much more than it walked through. */
+Test(policy, follows_no_further_than_it_walked)
+{
+	for (uint64_t end = 1; end < 200 * 512; end += 1777) {
+		struct clone *c = policy_clone(256);
+
+		for (uint64_t p = 0; p < end; p++)
+			clone_writes(c, p, 40);
+		expect_modest_clone(c);
+		cr_assert_leq(clone_owns(c), 2 * end + 3 * 512);
+		free(c);
+	}
+}
+
+Test(policy, follows_several_walks)
+{
+	struct clone *c = policy_clone(512);
+
+	for (uint64_t p = 0; p < 128 * 512; p++)
+		for (uint64_t walk = 0; walk < 4; walk++)
+			clone_writes(c, walk * 128 * 512 + (walk & 1 ? 128 * 512 - 1 - p : p), 160);
+	cr_assert_leq(c->asked, 4 * 12 * 512, "%lu", (unsigned long)c->asked);
+	expect_modest_clone(c);
+	free(c);
+}
+
+/* Every other page: followed a block at a time, and what was walked through has doubled. */
+Test(policy, follows_small_strides_slowly)
+{
+	struct clone *c = policy_clone(256);
+
+	for (uint64_t p = 0; p < 250 * 512; p += 2) {
+		clone_writes(c, p, 40);
+		if (p % 1024 == 0)
+			expect_modest_clone(c);
+	}
+	cr_assert_leq(c->asked, 250 * 512 / 2 / 3, "%lu", (unsigned long)c->asked);
+	free(c);
+}
+
+Test(policy, follows_no_large_strides)
+{
+	for (uint64_t stride = 3; stride <= 600; stride += stride / 2) {
+		struct clone *c = policy_clone(256);
+
+		for (uint64_t p = 0; p < 256 * 512; p += stride)
+			clone_writes(c, p, 40);
+		cr_assert_eq(clone_owns(c), c->touched, "stride %lu", (unsigned long)stride);
+		free(c);
+	}
+}
+
+Test(policy, follows_no_random_writes)
+{
+	struct rng rng = {test_seed()};
+
+	for (unsigned tick = 20; tick <= 2000; tick *= 10) {
+		struct clone *c = policy_clone(128);
+
+		for (unsigned i = 0; i < 4096; i++)
+			clone_writes(c, rng_below(&rng, 128 * 512), tick);
+		cr_assert_eq(clone_owns(c), c->touched);
+		/* In the end all of it. */
+		for (unsigned i = 0; i < 1000 * 1000; i++) {
+			clone_writes(c, rng_below(&rng, 128 * 512), tick);
+			if (i % 10000 == 0)
+				expect_modest_clone(c);
+		}
+		free(c);
+	}
+}
+
+Test(policy, follows_within_the_room_there_is)
+{
+	for (uint32_t room = 1; room <= 64; room *= 4) {
+		struct clone *c = policy_clone(128);
+
+		c->room = room;
+		for (uint64_t p = 0; p < 128 * 512; p++)
+			clone_writes(c, p, 40);
+		cr_assert_leq(c->asked, 128 * 512 / room, "%lu", (unsigned long)c->asked);
+		free(c);
+	}
+}
+
+/* At the first and the last page of memory, and beside blocks that must not be copied. */
+Test(policy, follows_to_the_end_and_no_further)
+{
+	struct policy_history h = {0};
+	struct policy_growth g = {.low = 600, .high = 640, .pages = 40, .room = 65};
+
+	cr_assert_eq(policy_follow(&h, &g).count, 0);
+	g = (struct policy_growth){.low = 560, .high = 600, .pages = 40, .below = 2, .room = 65};
+	struct policy_follow f = policy_follow(&h, &g);
+
+	cr_assert(f.first == 0 && f.count == 2 && f.way == -1);
+	g = (struct policy_growth){.low = 5000, .high = 5040, .pages = 40, .above = 9, .room = 0};
+	cr_assert_eq(policy_follow(&h, &g).count, 0);
+	g = (struct policy_growth){.low = 5040, .high = 5080, .pages = 40, .above = 9, .room = 0};
+	cr_assert_eq(policy_follow(&h, &g).count, 0, "no frames");
+	g = (struct policy_growth){.low = 5080, .high = 5120, .pages = 40, .above = 0, .room = 9};
+	cr_assert_eq(policy_follow(&h, &g).count, 0, "nothing that may be copied");
+	g = (struct policy_growth){.low = 5120, .high = 5160, .pages = 40, .above = 1, .room = 9};
+	f = policy_follow(&h, &g);
+	cr_assert(f.first == 10 && f.count == 1 && f.way == 1);
+}
