@@ -385,6 +385,8 @@ int vm_create(const struct vm_config *c, struct vm **out, struct vm_error *err)
 		return r;
 	}
 	vm->made.limit_frames = space_limit(vm->space);
+	if (c->image && c->reset)
+		vm_tables_watch(vm);
 	vm->times.created = clock_ns();
 	*out = vm;
 	return 0;
@@ -399,6 +401,7 @@ void vm_destroy(struct vm *vm)
 	if (vm->space)
 		space_shutdown(vm->space);
 	vcpu_end_threads(vm);
+	vm_tables_end(vm);
 	for (unsigned i = 0; i < vm->cpu_count; i++) {
 		if (vm->vcpus[i].run)
 			munmap(vm->vcpus[i].run, vm->kvm->run_size);
@@ -534,8 +537,10 @@ int vm_snapshot(struct vm *vm, struct image **out, struct vm_error *err)
 	r = space_publish(vm->space, state, size, out);
 	free(state);
 	/* Its image is another one now; the old one may go, and its address come again. */
-	if (r == 0)
+	if (r == 0) {
 		vm->made.image = NULL;
+		vm_tables_end(vm);
+	}
 	return r ? fail(err, r, "memory snapshot: %s", strerror(-r)) : 0;
 }
 

@@ -63,6 +63,11 @@ uint64_t isa_cycles(void)
 	return (uint64_t)high << 32 | low;
 }
 
+void isa_fill(uint64_t at, uint64_t count)
+{
+	__asm__ volatile("rep stosl" : "+D"(at), "+c"(count) : "a"(0) : "memory");
+}
+
 void isa_relax(void)
 {
 	__asm__ volatile("pause");
