@@ -275,6 +275,14 @@ static int new_generation(struct vm *vm, struct vm_error *err)
 	return r ? fail(err, r, "generation id: %s", strerror(-r)) : 0;
 }
 
+/* It is another VM from now on. */
+static int take_identity(struct vm *vm, struct vm_error *err)
+{
+	int r = guest_identity_make(vm->number, vm->arg, &vm->ctl.self);
+
+	return r ? fail(err, r, "the identity: %s", strerror(-r)) : 0;
+}
+
 /* A clone goes on where the image was taken, knowing who it is. */
 int vm_restore(struct vm *vm, const struct image *image, struct vm_error *err)
 {
@@ -288,8 +296,9 @@ int vm_restore(struct vm *vm, const struct image *image, struct vm_error *err)
 		return r;
 	if (vm->irqchip)
 		power_new_generation(&vm->power);
-	if (vm->open.gpa == BELL_SILENT)
-		return 0;
+	r = take_identity(vm, err);
+	if (r || vm->open.gpa == BELL_SILENT)
+		return r;
 	/* A clone taken at NEXT has an input of its own. */
 	r = vm_answer(vm, vm->open.kind == OPEN_NEXT);
 	return r ? fail(err, r, "the clone's identity: %s", strerror(-r)) : 0;
@@ -336,6 +345,8 @@ static int make_machine(struct vm *vm, const struct vm_config *c, struct vm_erro
 		r = make_devices(vm, &c->mailbox, err);
 	if (r == 0)
 		r = c->image ? vm_restore(vm, c->image, err) : init_vcpus(vm, err);
+	if (r == 0 && !c->image)
+		r = take_identity(vm, err);
 	if (r)
 		return r;
 	r = vcpu_start_threads(vm);
@@ -548,7 +559,7 @@ int vm_answer(struct vm *vm, int32_t result)
 {
 	struct guest_identity id;
 	gpa_t request = {vm->open.gpa};
-	int r = guest_identity_make(vm->number, vm->arg, &id);
+	int r = guestctl_identity(&vm->ctl, &id);
 
 	if (r == 0)
 		r = guestctl_answer(&vm->ctl, request, result, &id);
