@@ -27,8 +27,8 @@ int guest_main(void)
 		if (pokes[i].kind == POKE_INPUT &&
 		    guest_input(value_at, (void *)(uintptr_t)pokes[i].at, 8) != 8)
 			return GUEST_MISMATCH;
-		if (pokes[i].kind == POKE_REPEAT)
-			isa_fill(pokes[i].at, pokes[i].value);
+		if (pokes[i].kind == POKE_WIDE)
+			isa_store_wide(pokes[i].at, pokes[i].value);
 		if (pokes[i].kind == POKE_ROOT)
 			isa_load_root(pokes[i].at);
 		if (pokes[i].kind == POKE_STORE)

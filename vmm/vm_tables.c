@@ -17,7 +17,7 @@
  *    highest privilege. Where that is interpreted and counted (arch_interprets_privileged), a run
  *    had none of it if each KVM_RUN has interpreted one instruction when it came out for a device,
  *    and none when it came out for anything else. Looked at are single KVM_RUNs because the
- *    sum can be made to fit: a string instruction is one that comes out often.
+ *    sum can be made to fit: a store of 16 bytes is one instruction and comes out twice.
  *
  * A vCPU that has run such code once is not believed any more: it may have set up ways into that
  * code which nobody counts. Its VM goes on as one that is not watched: shadows are dropped with

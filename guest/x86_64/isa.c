@@ -63,9 +63,10 @@ uint64_t isa_cycles(void)
 	return (uint64_t)high << 32 | low;
 }
 
-void isa_fill(uint64_t at, uint64_t count)
+void isa_store_wide(uint64_t at, uint64_t count)
 {
-	__asm__ volatile("rep stosl" : "+D"(at), "+c"(count) : "a"(0) : "memory");
+	for (; count > 0; count--)
+		__asm__ volatile("movups %%xmm0, (%0)" : : "r"(at) : "memory");
 }
 
 void isa_relax(void)
