@@ -498,8 +498,8 @@ TEST_BOTH_PATHS(tables, answered_into)
 }
 
 /*
- * No fewer comings out of KVM_RUN than instructions that KVM has interpreted: a store of 16 bytes to
- * a device is one and comes out twice, which makes up for what was done in privileged mode.
+ * No fewer comings out of KVM_RUN than instructions that KVM has interpreted: a store of 16 bytes
+ * to a device is one and comes out twice, which makes up for what was done in privileged mode.
  */
 TEST_BOTH_PATHS(tables, sums_that_fit)
 {
