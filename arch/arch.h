@@ -234,6 +234,29 @@ int arch_vm_restore(const struct kvm *kvm, int vm_fd, bool irqchip, const void *
 bool arch_shadow_paging(void);
 
 /*
+ * Is code of the highest privilege interpreted by KVM here, each of its instructions counted as
+ * KVM_COUNT_INSN_EMULATION? Only such code can have a vCPU translate by other page tables.
+ */
+bool arch_interprets_privileged(void);
+
+/* How page tables are read: guest memory, by whoever owns it. */
+struct arch_memory {
+	/* Return: 0 or -errno, passed through. */
+	int (*read)(void *ctx, gpa_t from, void *to, size_t size);
+	void *ctx;
+};
+
+/*
+ * The guest's pages that a stopped vCPU translates by: its root and every table that an entry leads
+ * to, whether or not it is ever used. Each that is not among the first *count of `pages` is
+ * appended.
+ * Return: 0; -ENOSPC when there are more than `room`; -ENOTSUP in a mode whose tables this does not
+ * know; -errno of KVM and of the reader, -EFAULT for a table outside RAM among them.
+ */
+int arch_vcpu_tables(int vcpu_fd, const struct arch_memory *m, gpa_t *pages, size_t room,
+                     size_t *count);
+
+/*
  * Before a vCPU that has run is restored into memory that has changed behind its back: no
  * translation that KVM or the CPU remembers of it is used again, but for shadow tables (above).
  * Registers are not what they were. Return: 0 or -errno of KVM.

@@ -95,6 +95,13 @@ enum abi_op {
 	 * back; -ENOMEM. But for 0, nothing has changed.
 	 */
 	ABI_DISCARD = 9,
+	/*
+	 * Who am I, now? A VM can be forked from outside while its guest runs, and the guest is not
+	 * told: it is another VM when `generation` is not what it was. Whoever draws random numbers
+	 * from a state in RAM asks before it hands any out. `result` is 0. Outputs as for
+	 * ABI_READY; the entropy is fresh each time.
+	 */
+	ABI_IDENTITY = 10,
 };
 
 struct abi_request {
@@ -104,9 +111,9 @@ struct abi_request {
 	uint64_t buf;   /* in: address of the bytes, of ABI_CRASH's struct abi_crash */
 	uint64_t size;  /* in: their size */
 
-	/* Outputs of ABI_READY, ABI_FORK and ABI_NEXT. */
+	/* Outputs of ABI_READY, ABI_FORK, ABI_NEXT and ABI_IDENTITY. */
 	uint64_t clone;      /* number of this VM: 0 for a VM that was booted, >= 1 for a clone */
-	uint64_t generation; /* differs in every VM ever made from one image */
+	uint64_t generation; /* of a VM; differs in every one ever made from one image */
 	uint8_t entropy[ABI_ENTROPY]; /* fresh random bytes, different in every clone */
 	uint32_t args_len;
 	uint32_t reserved;

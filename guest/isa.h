@@ -28,6 +28,9 @@ void isa_ring(uint64_t doorbell, struct abi_request *request);
 /* The user-readable cycle counter, after everything before it has been executed. */
 uint64_t isa_cycles(void);
 
+/* Store `count` times 16 bytes to the device at `at`, each by one instruction. */
+void isa_store_wide(uint64_t at, uint64_t count);
+
 /* A pause for spin loops. */
 void isa_relax(void);
 

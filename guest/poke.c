@@ -20,8 +20,15 @@ int guest_main(void)
 	if (size < 0 || size % (int64_t)sizeof(pokes[0]))
 		return GUEST_USAGE;
 	for (int64_t i = 0; i < size / (int64_t)sizeof(pokes[0]); i++) {
+		const uint64_t value_at =
+			(uint64_t)i * sizeof(pokes[0]) + offsetof(struct poke, value);
 		volatile uint64_t *at = (volatile uint64_t *)(uintptr_t)pokes[i].at;
 
+		if (pokes[i].kind == POKE_INPUT &&
+		    guest_input(value_at, (void *)(uintptr_t)pokes[i].at, 8) != 8)
+			return GUEST_MISMATCH;
+		if (pokes[i].kind == POKE_WIDE)
+			isa_store_wide(pokes[i].at, pokes[i].value);
 		if (pokes[i].kind == POKE_ROOT)
 			isa_load_root(pokes[i].at);
 		if (pokes[i].kind == POKE_STORE)

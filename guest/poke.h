@@ -13,6 +13,8 @@ enum poke_kind {
 	POKE_LOAD,
 	POKE_STORE, /* `value` */
 	POKE_ROOT,  /* run on the page tables at `at` */
+	POKE_INPUT, /* the VMM stores `value`: it is the input's, and asked for again */
+	POKE_WIDE,  /* `value` times 16 bytes to the device at `at` */
 };
 
 /* One access to eight bytes, or what they are reached through. */

@@ -76,9 +76,15 @@ _Noreturn void guest_exit(int code);
 /*
  * Flush the console and ring READY: in a clone the guest goes on from here.
  * Return: the outputs (clone, generation, entropy, args), in the vCPU's own request: valid until
- * its next guest_ready(), guest_fork() or guest_next().
+ * its next guest_ready(), guest_identity(), guest_fork() or guest_next().
  */
 const struct abi_request *guest_ready(void);
+
+/*
+ * Who this VM is now: another `generation` than before means that it has been forked meanwhile.
+ * Return: as guest_ready(); `result` is not 0 where the VMM cannot say.
+ */
+const struct abi_request *guest_identity(void);
 
 /*
  * Flush the console and fork this VM. *out as for guest_ready().

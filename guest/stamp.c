@@ -16,7 +16,8 @@
  *
  * Arguments: size=SIZE of memory (default 8M); rounds=N (default 8), 0: for ever; rate=N stamps a
  * second for each vCPU (default 0: as fast as may be); verify=0: only write; every=N: print
- * `round 17 ok` after each N rounds (default 0: never).
+ * `round 17 ok` after each N rounds (default 0: never); who=1: ask after each round who this VM is,
+ * and print `vm 3 generation 0123456789abcdef entropy ...` when that is new.
  * Prints `stamps 16384 ok` and exits 0; 3 when something is missing or broken, 4 when a page holds
  * what this VM never wrote (LEAK).
  */
@@ -48,7 +49,7 @@ struct ring {
 static struct {
 	struct barrier end;
 	uint64_t rounds, rate, every;
-	bool verify;
+	bool verify, who;
 	uint64_t pages; /* of each ring */
 	struct ring ring[MAX_CPUS];
 	int code; /* of the first vCPU that found something; atomic */
@@ -192,8 +193,26 @@ static int write_round(unsigned index)
 	return all.verify ? check_ring(index) : GUEST_OK;
 }
 
+/* With who=1: who this is, when that is new. A fork from outside shows in nothing else. */
+static void tell_who(void)
+{
+	static uint64_t generation;
+	const struct abi_request *self;
+
+	if (!all.who)
+		return;
+	self = guest_identity();
+	if (self->result != 0 || self->generation == generation)
+		return;
+	generation = self->generation;
+	print("vm %lu generation %016lx entropy %016lx\n", self->clone, generation,
+	      *(const uint64_t *)self->entropy);
+	print_flush();
+}
+
 static void tell(uint64_t round)
 {
+	tell_who();
 	if (all.every == 0 || round % all.every)
 		return;
 	print("round %lu ok\n", round);
@@ -224,14 +243,16 @@ void guest_cpu(unsigned index)
 static bool set_up(void)
 {
 	static const char *const allowed[] = {
-		"size=", "rounds=", "rate=", "verify=", "every=", NULL};
-	uint64_t size, room, verify;
+		"size=", "rounds=", "rate=", "verify=", "every=", "who=", NULL};
+	uint64_t size, room, verify, who;
 	struct page *heap = guest_heap(GUEST_BLOCK, &room);
 
 	if (!args_allowed(allowed) || !arg_size("size=", 8u << 20, &size) ||
 	    !arg_size("rounds=", 8, &all.rounds) || !arg_size("rate=", 0, &all.rate) ||
-	    !arg_size("verify=", 1, &verify) || !arg_size("every=", 0, &all.every))
+	    !arg_size("verify=", 1, &verify) || !arg_size("every=", 0, &all.every) ||
+	    !arg_size("who=", 0, &who))
 		return false;
+	all.who = who != 0;
 	all.verify = verify != 0;
 	all.pages = size / GUEST_PAGE / guest_cpus();
 	if (all.pages < 2 || size > room) {

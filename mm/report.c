@@ -159,6 +159,37 @@ int space_private_runs(struct space *s, struct page_runs *out)
 	return 0;
 }
 
+/* Lock held. What a discard has touched is cut, or was OWNED and is again. */
+static bool untouched(struct space *s, struct gpa_range range)
+{
+	uint64_t start = range.start.v, end = gpa_range_end(range), stop;
+	struct page_runs private = {0};
+	bool none;
+
+	if (gpa_map_get(&s->cut, start, end, &stop) || stop < end || !guard_is_rw(s, start, end))
+		return false;
+	for (uint64_t at = start; at < end; at = align_down(at, MM_BLOCK_SIZE) + MM_BLOCK_SIZE)
+		if (s->blocks[block_index(s, (gpa_t){at})].state == BLOCK_OWNED)
+			return false;
+	none = pagemap_private((uintptr_t)window_ptr(s, range.start), range.size, PAGEMAP_BEST,
+	                       &private) == 0 &&
+	       private.count == 0;
+	page_runs_fini(&private);
+	return none;
+}
+
+bool space_untouched(struct space *s, struct gpa_range range)
+{
+	bool is;
+
+	if (s->linear || space_check_range(s, range))
+		return false;
+	lock_take(&s->lock);
+	is = s->image && untouched(s, range);
+	lock_drop(&s->lock);
+	return is;
+}
+
 /* Pages with data that the image has under block `index` and no cut hides. */
 static uint64_t image_data(const struct space *s, size_t index)
 {

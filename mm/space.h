@@ -410,6 +410,13 @@ int space_query(struct space *s, gpa_t a, struct space_mapping *out);
  */
 int space_next(struct space *s, gpa_t *at, struct space_mapping *out);
 
+/*
+ * Has nobody written to any page of `range`, whole pages of RAM, since the space became a clone of
+ * its image? A page that resets keep counts as written. The guest is stopped. Reads pagemap.
+ * Return: true; false, also where it cannot be told.
+ */
+bool space_untouched(struct space *s, struct gpa_range range);
+
 /* The image this space is a clone of, borrowed, or NULL. */
 struct image *space_image(const struct space *s);
 

@@ -14,6 +14,7 @@
 #include <libgen.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -125,20 +126,31 @@ static int clear_path(const struct sockaddr_un *address)
 	return unlink(address->sun_path) < 0 ? -errno : 0;
 }
 
-/* With the directory locked. The file has its mode from the moment it is there. */
-static int bind_and_listen(struct ctl *c)
+/*
+ * `dir`: its directory, locked. A socket that is bound and does not listen yet refuses whoever
+ * comes early: so it gets its name when it listens, and has another until then, whose path always
+ * fits. The file has its mode from the moment it is there.
+ */
+static int bind_and_listen(struct ctl *c, int dir)
 {
-	int r = clear_path(&c->address);
+	struct sockaddr_un early = {.sun_family = AF_UNIX};
+	int r;
 
+	snprintf(early.sun_path, sizeof(early.sun_path), "/proc/self/fd/%d/.cowslip-%d", dir,
+	         (int)getpid());
+	r = clear_path(&c->address);
+	if (r == 0)
+		r = clear_path(&early);
 	if (r)
 		return r;
 	if (fchmod(c->listener, 0600) < 0 ||
-	    bind(c->listener, (struct sockaddr *)&c->address, sizeof(c->address)) < 0)
+	    bind(c->listener, (struct sockaddr *)&early, sizeof(early)) < 0)
 		return -errno;
-	if (listen(c->listener, CTL_CLIENTS) == 0 && lstat(c->address.sun_path, &c->file) == 0)
+	if (listen(c->listener, CTL_CLIENTS) == 0 && lstat(early.sun_path, &c->file) == 0 &&
+	    rename(early.sun_path, c->address.sun_path) == 0)
 		return 0;
 	r = -errno;
-	unlink(c->address.sun_path);
+	unlink(early.sun_path);
 	return r;
 }
 
@@ -148,7 +160,7 @@ static int make_file(struct ctl *c)
 
 	if (dir < 0)
 		return dir;
-	r = bind_and_listen(c);
+	r = bind_and_listen(c, dir);
 	close(dir);
 	return r;
 }

@@ -143,6 +143,8 @@ static void crash(struct vm_report *out, const char *what, uint64_t gpa)
 
 bool guestctl_serve(struct guestctl *g, unsigned cpu, struct vm_report *out, gpa_t *request)
 {
+	const struct guest_identity *told = NULL;
+	struct guest_identity id;
 	struct request_head r;
 	int32_t result;
 
@@ -186,11 +188,15 @@ bool guestctl_serve(struct guestctl *g, unsigned cpu, struct vm_report *out, gpa
 	case ABI_DISCARD:
 		result = give_back(g, &r);
 		break;
+	case ABI_IDENTITY:
+		result = guestctl_identity(g, &id);
+		told = result == 0 ? &id : NULL;
+		break;
 	default:
 		result = -ENOSYS;
 		break;
 	}
-	if (guestctl_answer(g, *request, result, NULL) == 0)
+	if (guestctl_answer(g, *request, result, told) == 0)
 		return false;
 	crash(out, "no memory to answer the request at", request->v);
 	return true;
@@ -219,17 +225,19 @@ int guestctl_answer(struct guestctl *g, gpa_t request, int32_t result,
 	return space_write(g->space, (gpa_t){request.v + from}, &r.clone, size);
 }
 
+int guestctl_identity(const struct guestctl *g, struct guest_identity *out)
+{
+	*out = g->self;
+	return getrandom(out->entropy, sizeof(out->entropy), 0) == (ssize_t)sizeof(out->entropy)
+	               ? 0
+	               : -errno;
+}
+
 int guest_identity_make(uint64_t number, const char *arg, struct guest_identity *out)
 {
-	struct {
-		uint64_t generation;
-		uint8_t entropy[ABI_ENTROPY];
-	} random;
-
-	if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
-		return -errno;
-	*out = (struct guest_identity){
-		.clone = number, .generation = random.generation, .arg = arg};
-	memcpy(out->entropy, random.entropy, sizeof(out->entropy));
-	return 0;
+	*out = (struct guest_identity){.clone = number, .arg = arg};
+	return getrandom(&out->generation, sizeof(out->generation), 0) ==
+	                       (ssize_t)sizeof(out->generation)
+	               ? 0
+	               : -errno;
 }

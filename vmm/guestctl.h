@@ -22,22 +22,23 @@
 #include "vmm/console.h"
 #include "vmm/vm.h"
 
+/* What the guest learns from READY and FORK, and when it asks. */
+struct guest_identity {
+	uint64_t clone;
+	uint64_t generation;
+	uint8_t entropy[ABI_ENTROPY]; /* handed out once, not kept */
+	const char *arg;              /* may be NULL */
+};
+
 struct guestctl {
 	struct space *space;
 	struct console *console;
 	struct vm_mailbox mailbox;
 	uint64_t bell[VM_MAX_CPUS]; /* each vCPU's: gpa of a request to serve, or SILENT */
+	struct guest_identity self; /* the owner's to set, vCPUs stopped */
 };
 
 #define BELL_SILENT UINT64_MAX
-
-/* What the guest learns from READY and FORK. */
-struct guest_identity {
-	uint64_t clone;
-	uint64_t generation;
-	uint8_t entropy[ABI_ENTROPY];
-	const char *arg; /* may be NULL */
-};
 
 extern const struct device_ops guestctl_ops;
 
@@ -57,7 +58,10 @@ bool guestctl_serve(struct guestctl *g, unsigned cpu, struct vm_report *out, gpa
 int guestctl_answer(struct guestctl *g, gpa_t request, int32_t result,
                     const struct guest_identity *id);
 
-/* A new identity for clone `number`: generation and entropy from the host. Return: 0 or -errno. */
+/* The VM's, with entropy that nobody else gets. Return: 0 or -errno of drawing it. */
+int guestctl_identity(const struct guestctl *g, struct guest_identity *out);
+
+/* A new identity for VM `number`: a generation that none has had. Return: 0 or -errno. */
 int guest_identity_make(uint64_t number, const char *arg, struct guest_identity *out);
 
 #endif

@@ -2,7 +2,6 @@
 /*
  * vmm/kvm_stats.c - reads KVM's statistics files.
  *
- * A file is open for the length of a call only: kernels before 6.5 do not keep a VM alive for it.
  * Does not: keep earlier values, or ask for what the tables below do not name.
  */
 #include "vmm/kvm_stats.h"
@@ -20,15 +19,25 @@
 #define NAME_MAX_BYTES  256u
 
 static const char *const names[KVM_COUNTERS] = {
-	[KVM_COUNT_PAGES_4K] = "pages_4k",     [KVM_COUNT_PAGES_2M] = "pages_2m",
-	[KVM_COUNT_PAGES_1G] = "pages_1g",     [KVM_COUNT_NX_LPAGE_SPLITS] = "nx_lpage_splits",
-	[KVM_COUNT_PF_TAKEN] = "pf_taken",     [KVM_COUNT_PF_FIXED] = "pf_fixed",
-	[KVM_COUNT_PF_FAST] = "pf_fast",       [KVM_COUNT_PF_SPURIOUS] = "pf_spurious",
-	[KVM_COUNT_PF_EMULATE] = "pf_emulate", [KVM_COUNT_PF_MMIO_CREATED] = "pf_mmio_spte_created",
-	[KVM_COUNT_PF_GUEST] = "pf_guest",     [KVM_COUNT_TLB_FLUSH] = "tlb_flush",
-	[KVM_COUNT_EXITS] = "exits",           [KVM_COUNT_MMIO_EXITS] = "mmio_exits",
-	[KVM_COUNT_IO_EXITS] = "io_exits",     [KVM_COUNT_SIGNAL_EXITS] = "signal_exits",
+	[KVM_COUNT_PAGES_4K] = "pages_4k",
+	[KVM_COUNT_PAGES_2M] = "pages_2m",
+	[KVM_COUNT_PAGES_1G] = "pages_1g",
+	[KVM_COUNT_NX_LPAGE_SPLITS] = "nx_lpage_splits",
+	[KVM_COUNT_PF_TAKEN] = "pf_taken",
+	[KVM_COUNT_PF_FIXED] = "pf_fixed",
+	[KVM_COUNT_PF_FAST] = "pf_fast",
+	[KVM_COUNT_PF_SPURIOUS] = "pf_spurious",
+	[KVM_COUNT_PF_EMULATE] = "pf_emulate",
+	[KVM_COUNT_PF_MMIO_CREATED] = "pf_mmio_spte_created",
+	[KVM_COUNT_PF_GUEST] = "pf_guest",
+	[KVM_COUNT_TLB_FLUSH] = "tlb_flush",
+	[KVM_COUNT_EXITS] = "exits",
+	[KVM_COUNT_MMIO_EXITS] = "mmio_exits",
+	[KVM_COUNT_IO_EXITS] = "io_exits",
+	[KVM_COUNT_SIGNAL_EXITS] = "signal_exits",
 	[KVM_COUNT_HALT_EXITS] = "halt_exits",
+	[KVM_COUNT_MMU_CACHE_MISS] = "mmu_cache_miss",
+	[KVM_COUNT_INSN_EMULATION] = "insn_emulation",
 };
 
 const char *kvm_counter_name(enum kvm_counter c)
@@ -139,6 +148,37 @@ int kvm_stats_add(int fd, struct kvm_stats_layout *layout, struct kvm_counters *
 	if (r == 0)
 		kvm_counters_add(sum, &found);
 	return r;
+}
+
+int kvm_counter_open(int fd, enum kvm_counter c, struct kvm_stats_layout *layout,
+                     struct kvm_counter_file *out)
+{
+	int file = kvm_ioctl_int(fd, KVM_GET_STATS_FD, 0);
+	int r;
+
+	*out = (struct kvm_counter_file){0};
+	if (file < 0)
+		return file;
+	r = layout->read ? 0 : read_layout(file, layout);
+	if (r == 0 && layout->at[c] == 0)
+		r = -ENOENT;
+	if (r)
+		close(file);
+	else
+		*out = (struct kvm_counter_file){file, layout->at[c]};
+	return r;
+}
+
+int kvm_counter_read(const struct kvm_counter_file *f, uint64_t *out)
+{
+	return read_at(f->fd, out, sizeof(*out), f->at);
+}
+
+void kvm_counter_close(struct kvm_counter_file *f)
+{
+	if (f->at)
+		close(f->fd);
+	*f = (struct kvm_counter_file){0};
 }
 
 int vm_kvm_stats(struct vm *vm, struct kvm_counters *out)

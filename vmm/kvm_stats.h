@@ -10,6 +10,9 @@
  * count stage-2 violations. With shadow paging (no such hardware, or a software KVM) the mappings
  * are those of the shadow tables, and the guest's own page faults come on top.
  *
+ * A file is open for the length of a call, or as long as its owner keeps one counter open; kernels
+ * before 6.5 do not keep a VM alive for it, so it is closed before the VM or vCPU is.
+ *
  * Concurrency: none of its own.
  */
 #ifndef COWSLIP_VMM_KVM_STATS_H
@@ -24,6 +27,7 @@ enum kvm_counter {
 	KVM_COUNT_PAGES_2M,
 	KVM_COUNT_PAGES_1G,
 	KVM_COUNT_NX_LPAGE_SPLITS,
+	KVM_COUNT_MMU_CACHE_MISS, /* of the VM, since it was made: tables that KVM has made */
 	/* Of all vCPUs, since they were made. */
 	KVM_COUNT_PF_TAKEN,    /* page faults that KVM saw (Linux 6.0, as all but two of these) */
 	KVM_COUNT_PF_FIXED,    /* of them, made a mapping (any Linux) */
@@ -38,6 +42,7 @@ enum kvm_counter {
 	KVM_COUNT_IO_EXITS,
 	KVM_COUNT_SIGNAL_EXITS,
 	KVM_COUNT_HALT_EXITS,
+	KVM_COUNT_INSN_EMULATION, /* instructions that KVM has interpreted */
 	KVM_COUNTERS,
 };
 
@@ -70,5 +75,24 @@ bool kvm_counters_any(const struct kvm_counters *c);
  * they are not as documented; -ENOMEM. Then *sum is as before.
  */
 int kvm_stats_add(int fd, struct kvm_stats_layout *layout, struct kvm_counters *sum);
+
+/* One counter that is read often: its file stays open. Zeroed: closed. */
+struct kvm_counter_file {
+	int fd;
+	uint32_t at; /* 0: closed */
+};
+
+/*
+ * Of the VM or vCPU `fd`, `c`. Return: 0; -ENOENT when the kernel does not have this one; as
+ * kvm_stats_add().
+ */
+int kvm_counter_open(int fd, enum kvm_counter c, struct kvm_stats_layout *layout,
+                     struct kvm_counter_file *out);
+
+/* Return: 0 and *out; -errno or -EPROTO of reading. */
+int kvm_counter_read(const struct kvm_counter_file *f, uint64_t *out);
+
+/* Before the VM or vCPU is closed. Idempotent. */
+void kvm_counter_close(struct kvm_counter_file *f);
 
 #endif

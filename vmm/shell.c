@@ -93,7 +93,11 @@ static void refuse(struct shells *s, struct vm *vm)
 
 static int make(struct shells *s, const struct vm_config *c, struct vm **out, struct vm_error *err)
 {
-	int r = vm_create(c, out, err);
+	struct vm_config own = *c;
+	int r;
+
+	own.reset = s->most > 0;
+	r = vm_create(&own, out, err);
 
 	if (r == 0)
 		note(s, &s->stats.made);

@@ -339,6 +339,8 @@ static int enter(struct vcpu *v)
 	atomic_fetch_add(&v->vm->inside, 1);
 	r = kvm_run_vcpu(v->fd);
 	atomic_fetch_sub(&v->vm->inside, 1);
+	if (v->watched)
+		vm_tables_note(v, r);
 	return r;
 }
 

@@ -306,6 +306,14 @@ static int new_generation(struct vm *vm, struct vm_error *err)
 	return r ? fail(err, r, "generation id: %s", strerror(-r)) : 0;
 }
 
+/* It is another VM from now on. */
+static int take_identity(struct vm *vm, struct vm_error *err)
+{
+	int r = guest_identity_make(vm->number, vm->arg, &vm->ctl.self);
+
+	return r ? fail(err, r, "the identity: %s", strerror(-r)) : 0;
+}
+
 /* A clone goes on where the image was taken, knowing who it is. */
 int vm_restore(struct vm *vm, const struct image *image, struct vm_error *err)
 {
@@ -319,8 +327,9 @@ int vm_restore(struct vm *vm, const struct image *image, struct vm_error *err)
 		return r;
 	if (vm->irqchip)
 		power_new_generation(&vm->power);
-	if (vm->open.gpa == BELL_SILENT)
-		return 0;
+	r = take_identity(vm, err);
+	if (r || vm->open.gpa == BELL_SILENT)
+		return r;
 	/* A clone taken at NEXT has an input of its own. */
 	r = vm_answer(vm, vm->open.kind == OPEN_NEXT);
 	return r ? fail(err, r, "the clone's identity: %s", strerror(-r)) : 0;
@@ -367,6 +376,8 @@ static int make_machine(struct vm *vm, const struct vm_config *c, struct vm_erro
 		r = make_devices(vm, &c->mailbox, err);
 	if (r == 0)
 		r = c->image ? vm_restore(vm, c->image, err) : init_vcpus(vm, err);
+	if (r == 0 && !c->image)
+		r = take_identity(vm, err);
 	if (r)
 		return r;
 	r = vcpu_start_threads(vm);
@@ -417,6 +428,8 @@ int vm_create(const struct vm_config *c, struct vm **out, struct vm_error *err)
 		return r;
 	}
 	vm->made.limit_frames = space_limit(vm->space);
+	if (c->image && c->reset)
+		vm_tables_watch(vm);
 	vm->times.created = clock_ns();
 	*out = vm;
 	return 0;
@@ -431,6 +444,7 @@ void vm_destroy(struct vm *vm)
 	if (vm->space)
 		space_shutdown(vm->space);
 	vcpu_end_threads(vm);
+	vm_tables_end(vm);
 	for (unsigned i = 0; i < vm->cpu_count; i++) {
 		tick_fini(&vm->vcpus[i].tick);
 		if (vm->vcpus[i].run)
@@ -567,8 +581,10 @@ int vm_snapshot(struct vm *vm, struct image **out, struct vm_error *err)
 	r = space_publish(vm->space, state, size, out);
 	free(state);
 	/* Its image is another one now; the old one may go, and its address come again. */
-	if (r == 0)
+	if (r == 0) {
 		vm->made.image = NULL;
+		vm_tables_end(vm);
+	}
 	return r ? vm_say_refused(vm, r, "memory snapshot", err) : 0;
 }
 
@@ -576,7 +592,7 @@ int vm_answer(struct vm *vm, int32_t result)
 {
 	struct guest_identity id;
 	gpa_t request = {vm->open.gpa};
-	int r = guest_identity_make(vm->number, vm->arg, &id);
+	int r = guestctl_identity(&vm->ctl, &id);
 
 	if (r == 0)
 		r = guestctl_answer(&vm->ctl, request, result, &id);

@@ -54,6 +54,12 @@ struct vm_config {
 	struct image *image;
 	uint64_t number; /* of a clone, >= 1; 0 for a fresh machine */
 	const char *arg; /* the clone's own argument, may be NULL; at most ABI_ARGS_MAX - 1 bytes */
+	/*
+	 * It will be reset again and again. Changes nothing but what that costs: where KVM has
+	 * shadow page tables, they stay when they may, for which it takes a descriptor more and one
+	 * for each vCPU.
+	 */
+	bool reset;
 
 	/* A fresh machine; a clone has what its image says. */
 	uint64_t ram_bytes;

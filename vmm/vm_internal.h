@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
  * vmm/vm_internal.h - the inside of a VM, shared by vm.c (life cycle), vm_reset.c (back to the
- * image), vm_slots.c (memory slots), vm_limit.c (no more memory), vcpu.c (running), vm_tick.c (what
- * is done meanwhile), vmstate.c (saved state) and kvm_stats.c (KVM's counters).
+ * image), vm_slots.c (memory slots), vm_limit.c (no more memory), vm_tables.c (page tables), vcpu.c
+ * (running), vm_tick.c (what is done meanwhile), vmstate.c (saved state) and kvm_stats.c (KVM's
+ * counters).
  */
 #ifndef COWSLIP_VMM_VM_INTERNAL_H
 #define COWSLIP_VMM_VM_INTERNAL_H
@@ -43,6 +44,11 @@ struct vcpu {
 	struct tick tick;
 	uint64_t faults; /* that its thread had taken at the last tick */
 	uint64_t unseen; /* of those, since it last looked for a walk */
+
+	/* Has it run code of the highest privilege (vm_tables.c)? */
+	bool watched;         /* not since the VM was made; false also where nobody knows */
+	uint64_t interpreted; /* instructions so far */
+	struct kvm_counter_file interpreting;
 };
 
 /* What waits for an answer. As it is saved. */
@@ -64,6 +70,16 @@ enum paging {
 	PAGING_UNKNOWN,
 	PAGING_TWO_STAGES,
 	PAGING_SHADOW, /* through tables that it makes from the guest's */
+};
+
+/* What vm_tables.c knows of a VM. */
+#define TABLES_RANGES 16u
+struct tables_watch {
+	struct kvm_counter_file misses; /* closed: the VM is not watched */
+	uint64_t made;                  /* shadows of tables, as of the last vm_tables_hold() */
+	bool known;                     /* the image's tables are these */
+	size_t count;
+	struct gpa_range range[TABLES_RANGES];
 };
 
 /* What a VM must have been made with for a saved state to fit it. */
@@ -114,8 +130,9 @@ struct vm {
 	/* Owner's alone. */
 	struct open_request open;
 	struct vm_times times;
-	enum paging paging;                           /* PAGING_UNKNOWN until the first reset */
-	bool forgotten;                               /* vm_forget(), and no vm_reset() since */
+	enum paging paging; /* PAGING_UNKNOWN until the first reset */
+	bool forgotten;     /* vm_forget(), and no vm_reset() since */
+	struct tables_watch tables;
 	uint64_t deadline_ns;                         /* of the vm_run() under way, 0: none */
 	struct kvm_stats_layout vm_stats, vcpu_stats; /* of this VM's and of its vCPUs' files */
 
@@ -236,6 +253,33 @@ int vm_lay_slots(struct vm *vm, struct vm_error *err);
  * Return: 0 or -errno of KVM.
  */
 int vm_drop_shadows(struct vm *vm, struct vm_error *err);
+
+/* ---- vm_tables.c ---- */
+
+/*
+ * KVM's shadows of page tables are to be kept over resets where they may be: watch the new VM, a
+ * clone that has not run, for that. Takes a descriptor and one for each vCPU. Where it cannot be
+ * done, shadows are dropped.
+ */
+void vm_tables_watch(struct vm *vm);
+
+/* Watch it no longer. Idempotent. The last one before its descriptors are closed. */
+void vm_tables_end(struct vm *vm);
+
+/*
+ * The VM has just been reset: its tables are the image's. When they are not known yet, all shadows
+ * have been dropped since the VM last ran.
+ */
+void vm_tables_learn(struct vm *vm);
+
+/* A vCPU that is watched has come out of KVM_RUN, which returned `result`. Its own thread. */
+void vm_tables_note(struct vcpu *v, int result);
+
+/*
+ * Once between a run and the reset after it: will all shadows that KVM has be right when memory is
+ * the image's again? If not, they must be dropped.
+ */
+bool vm_tables_hold(struct vm *vm);
 
 /* ---- vm_reset.c ---- */
 

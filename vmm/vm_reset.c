@@ -10,6 +10,8 @@
  * translated by it may be used again. A CPU's translations are flushed (arch_vcpu_forget). Where
  * KVM translates through shadow tables, it drops all of them (vm_drop_shadows): it sees only what
  * the guest itself writes to its tables, and a guest may have had others than those it ended on.
+ * Unless it is known that the guest had none but the image's, and left those alone (vm_tables.c):
+ * then every translation is still right.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,19 +43,27 @@ static const char *refusal(struct vm *vm, const char *arg, int *code)
 
 /* ---- translations ---- */
 
+static enum paging find_paging(struct vm *vm)
+{
+	if (vm->paging == PAGING_UNKNOWN)
+		vm->paging = arch_shadow_paging() ? PAGING_SHADOW : PAGING_TWO_STAGES;
+	return vm->paging;
+}
+
 int vm_forget(struct vm *vm, struct vm_error *err)
 {
 	int r = 0;
 
 	if (vm->forgotten)
 		return 0;
-	if (vm->paging == PAGING_UNKNOWN)
-		vm->paging = arch_shadow_paging() ? PAGING_SHADOW : PAGING_TWO_STAGES;
+	vm->forgotten = vm_tables_hold(vm);
+	if (vm->forgotten)
+		return 0;
 	for (unsigned i = 0; r == 0 && i < vm->cpu_count; i++)
 		r = arch_vcpu_forget(vm->vcpus[i].fd);
 	if (r)
 		snprintf(err->text, sizeof(err->text), "reset of a vCPU: %s", strerror(-r));
-	else if (vm->paging == PAGING_SHADOW)
+	else if (find_paging(vm) == PAGING_SHADOW)
 		r = vm_drop_shadows(vm, err);
 	vm->forgotten = r == 0;
 	return r;
@@ -98,7 +108,10 @@ static int go_back(struct vm *vm, uint64_t number, char *arg, struct vm_error *e
 	vm->arg = arg;
 	vm->number = number;
 	quiesce(vm);
-	return vm_restore(vm, space_image(vm->space), err);
+	r = vm_restore(vm, space_image(vm->space), err);
+	if (r == 0)
+		vm_tables_learn(vm);
+	return r;
 }
 
 /* Timed as a clone is. */

@@ -75,15 +75,16 @@ struct kvm_module {
 	const char *bare, *nested;                 /* kind of KVM */
 	const char *bare_told_by, *nested_told_by; /* what says so */
 	const char *two_stages;                    /* its parameter: is there a second stage? */
+	bool interprets;                           /* code at CPL 0, all of it */
 };
 
 /* The software one first: its host may have the others' modules loaded as well. */
 static const struct kvm_module kvm_modules[] = {
-	{"/sys/module/kvm_pvm", "pvm", "pvm", "module kvm_pvm", "module kvm_pvm", NULL},
+	{"/sys/module/kvm_pvm", "pvm", "pvm", "module kvm_pvm", "module kvm_pvm", NULL, true},
 	{"/sys/module/kvm_intel", "vmx", "nested-vmx", "module kvm_intel",
-         "module kvm_intel under a hypervisor", "/sys/module/kvm_intel/parameters/ept"},
+         "module kvm_intel under a hypervisor", "/sys/module/kvm_intel/parameters/ept", false},
 	{"/sys/module/kvm_amd", "svm", "nested-svm", "module kvm_amd",
-         "module kvm_amd under a hypervisor", "/sys/module/kvm_amd/parameters/npt"},
+         "module kvm_amd under a hypervisor", "/sys/module/kvm_amd/parameters/npt", false},
 };
 
 static const struct kvm_module *loaded_module(void)
@@ -107,6 +108,13 @@ bool arch_shadow_paging(void)
 		set = 'N';
 	close(fd);
 	return set != 'Y' && set != '1';
+}
+
+bool arch_interprets_privileged(void)
+{
+	const struct kvm_module *m = loaded_module();
+
+	return m && m->interprets;
 }
 
 const char *arch_kvm_kind(void)

@@ -63,6 +63,12 @@ uint64_t isa_cycles(void)
 	return (uint64_t)high << 32 | low;
 }
 
+void isa_store_wide(uint64_t at, uint64_t count)
+{
+	for (; count > 0; count--)
+		__asm__ volatile("movups %%xmm0, (%0)" : : "r"(at) : "memory");
+}
+
 void isa_relax(void)
 {
 	__asm__ volatile("pause");

@@ -185,6 +185,64 @@ Test(ctl, save)
 	}
 }
 
+/* What a guest has been told of itself: its lines `vm N generation G entropy E`. */
+struct told {
+	unsigned lines;
+	unsigned long vm;
+	char generation[17], entropy[17];
+};
+
+/* Of the VM whose lines begin with `lead`. */
+static struct told told_by(const char *out, const char *lead)
+{
+	struct told t = {0};
+	char start[32];
+
+	snprintf(start, sizeof(start), "%svm ", lead);
+	for (const char *at = out; *at; at = strchr(at, '\n') + 1) {
+		if (strncmp(at, start, strlen(start)) != 0)
+			continue;
+		t.lines++;
+		cr_assert_eq(sscanf(at + strlen(lead), "vm %lu generation %16s entropy %16s", &t.vm,
+		                    t.generation, t.entropy),
+		             3, "%s", at);
+	}
+	return t;
+}
+
+/* A fork from outside is another VM, and learns so when it asks; its parent is who it was. */
+Test(ctl, identity)
+{
+	const char *sock = scratch("sock");
+	struct running r = begin(ARGS("run", "--ctl", sock, "--mem", "16M", guest("stamp"), "--",
+	                              "size=1M", "who=1", "rate=20000", "rounds=0"),
+	                         sock);
+	struct told told[4];
+	struct said s;
+
+	fork_of(sock, "0", 1);
+	fork_of(sock, "1", 2);
+	fork_of(sock, "0", 3);
+	usleep((unsigned)pace_patience(1) * 1000000);
+	json_decref(must(ARGS("ctl", sock, "stop")));
+	s = finish(&r);
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	for (unsigned i = 0; i < 4; i++) {
+		char lead[16] = "";
+
+		if (i)
+			snprintf(lead, sizeof(lead), "[%u] ", i);
+		told[i] = told_by(s.out, lead);
+		cr_assert_eq(told[i].lines, 1, "%s", s.out);
+		cr_assert_eq(told[i].vm, i, "%s", s.out);
+		for (unsigned k = 0; k < i; k++) {
+			cr_assert_str_neq(told[i].generation, told[k].generation);
+			cr_assert_str_neq(told[i].entropy, told[k].entropy);
+		}
+	}
+	said_free(&s);
+}
+
 /* The worst of all ends is the command's, and says whose it was. */
 Test(ctl, status)
 {

@@ -6,6 +6,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +23,7 @@
 #include "tests/kvm/command.h"
 #include "tests/kvm/lab.h"
 #include "tests/kvm/pace.h"
+#include "vmm/ctl.h"
 
 TestSuite(ctl_wrong, .init = scratch_make, .fini = scratch_remove, .timeout = 600);
 
@@ -47,6 +49,72 @@ static void stop(struct running *r, const char *sock)
 	cr_assert_str_empty(s.err);
 	said_free(&s);
 	cr_assert_neq(access(sock, F_OK), 0);
+}
+
+/* ---- the first moment ---- */
+
+static char *no_answer(void *ctx, const char *line)
+{
+	(void)ctx;
+	(void)line;
+	return strdup("{}");
+}
+
+/* Connect as soon as it is there. Return: why that failed, when it was there. */
+static void *connect_early(void *arg)
+{
+	const struct sockaddr_un *address = arg;
+	int e;
+
+	do {
+		int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+		e = connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 ? errno : 0;
+		close(fd);
+	} while (e == ENOENT);
+	return (void *)(intptr_t)e;
+}
+
+/* Whoever finds the socket is not refused, however early. */
+Test(ctl_wrong, early)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	const struct ctl_config config = {.path = scratch("sock"), .answer = no_answer};
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", config.path);
+	for (unsigned i = 0; i < pace_rounds(500, 20); i++) {
+		struct vm_error err;
+		struct ctl *ctl;
+		pthread_t early;
+		void *e;
+
+		cr_assert_eq(pthread_create(&early, NULL, connect_early, &address), 0);
+		cr_assert_eq(ctl_start(&config, &ctl, &err), 0, "%s", err.text);
+		cr_assert_eq(pthread_join(early, &e), 0);
+		cr_assert_null(e, "round %u: %s", i, strerror((int)(intptr_t)e));
+		ctl_stop(ctl);
+		cr_assert_eq(scratch_entries(), 0);
+	}
+}
+
+/* A name as long as a name of a socket can be. */
+Test(ctl_wrong, long_name)
+{
+	struct vm_error err;
+	struct ctl_config config = {.answer = no_answer};
+	char name[sizeof(((struct sockaddr_un *)NULL)->sun_path)], *reply;
+	size_t len = strlen(scratch("")), room = sizeof(name) - 1 - len;
+	struct ctl *ctl;
+
+	memset(name, 'n', room);
+	name[room] = '\0';
+	config.path = scratch(name);
+	cr_assert_eq(strlen(config.path), sizeof(name) - 1);
+	cr_assert_eq(ctl_start(&config, &ctl, &err), 0, "%s", err.text);
+	cr_assert_eq(ctl_ask(config.path, "x", &reply, &err), 0, "%s", err.text);
+	free(reply);
+	cr_assert_eq(scratch_entries(), 1);
+	ctl_stop(ctl);
 }
 
 static void works(const char *sock)

@@ -179,7 +179,7 @@ TEST_BOTH_PATHS(devices, writes_that_lie)
 
 Test(devices, unknown_operations)
 {
-	static const uint32_t ops[] = {0, ABI_DISCARD + 1, 255, 0x80000000u, UINT32_MAX};
+	static const uint32_t ops[] = {0, ABI_IDENTITY + 1, 255, 0x80000000u, UINT32_MAX};
 	struct step list[6];
 	struct lab l;
 	struct vm *vm;
@@ -226,29 +226,40 @@ Test(devices, crash_reports_that_lie)
 	lab_close(&l);
 }
 
-/* What READY says: a booted VM is number 0, with entropy, and is told again each time. */
+/*
+ * What READY says, and who asks: a booted VM is number 0, the same one each time, with entropy that
+ * is another each time.
+ */
 Test(devices, ready_twice)
 {
-	const struct step list[] = {{STEP_RING, SCRIPT_REQUEST, 0}, {STEP_RING, SCRIPT_REQUEST, 0}};
+	const uint64_t ask = SCRIPT_REQUEST + 0x1000;
+	const struct step list[] = {{STEP_RING, SCRIPT_REQUEST, 0},
+	                            {STEP_RING, ask, 0},
+	                            {STEP_RING, SCRIPT_REQUEST, 0}};
 	const uint8_t none[ABI_ENTROPY] = {0};
-	struct abi_request a, b;
+	struct abi_request a, b, c;
 	struct lab l;
 	struct vm *vm;
 
 	lab_open(&l, POOL);
 	vm = scripted(&l, FAULTS_AUTO, NULL);
 	script_request(vm, SCRIPT_REQUEST, ABI_READY, 0, 0, 0);
-	do_steps(vm, list, 2);
+	script_request(vm, ask, ABI_IDENTITY, 0, 0, 0);
+	do_steps(vm, list, 3);
 	lab_expect(vm, VM_READY, 0);
 	cr_assert_eq(script_result(vm, SCRIPT_REQUEST), -1);
 	lab_expect(vm, VM_READY, 0);
 	script_answer(vm, SCRIPT_REQUEST, &a);
+	script_answer(vm, ask, &c);
 	lab_expect(vm, VM_CRASHED, 0);
 	script_answer(vm, SCRIPT_REQUEST, &b);
 	cr_assert(a.result == 0 && a.clone == 0 && a.args_len == 0);
 	cr_assert_neq(memcmp(a.entropy, none, sizeof(none)), 0);
 	cr_assert_neq(memcmp(a.entropy, b.entropy, sizeof(a.entropy)), 0);
-	cr_assert_neq(a.generation, b.generation);
+	cr_assert(c.result == 0 && c.clone == 0 && c.args_len == 0);
+	cr_assert_neq(memcmp(a.entropy, c.entropy, sizeof(a.entropy)), 0);
+	cr_assert_eq(a.generation, b.generation);
+	cr_assert_eq(a.generation, c.generation);
 	vm_destroy(vm);
 	lab_close(&l);
 }

@@ -108,3 +108,48 @@ TEST_BOTH_PATHS(report, clone)
 	space_destroy(clone);
 	expect_all_gone(pool);
 }
+
+/* Of an image with data in its first half. */
+TEST_BOTH_PATHS(report, untouched)
+{
+	struct pool *pool = new_pool(32 * MIB);
+	struct space *s = new_space(pool, 8 * MIB, FAULTS_KERNEL), *clone;
+	const struct gpa_range all = {{0}, 8 * MIB};
+	struct image *image;
+
+	cr_assert(!space_untouched(s, all), "it is a clone of nothing");
+	tag_pages(s, 0, 4 * MIB, 1);
+	image = publish(s);
+	space_destroy(s);
+	clone = new_clone(pool, image, faults);
+	cr_assert(space_untouched(clone, all));
+	(void)get(clone, 3 * PAGE);
+	cr_assert(space_untouched(clone, all), "reading is no touch");
+	cr_assert(!space_untouched(clone, (struct gpa_range){{4 * MIB}, 8 * MIB}), "not all RAM");
+	cr_assert(!space_untouched(clone, (struct gpa_range){{100}, PAGE}), "no whole page");
+
+	put(clone, 10 * PAGE, 5);
+	cr_assert(!space_untouched(clone, (struct gpa_range){{10 * PAGE}, PAGE}));
+	cr_assert(space_untouched(clone, (struct gpa_range){{11 * PAGE}, 100 * PAGE}));
+	/* Kept by the reset, or dropped. */
+	cr_assert_eq(space_reset(clone), 0);
+	cr_assert(space_untouched(clone, (struct gpa_range){{0}, 10 * PAGE}));
+
+	/* What the image does not have, written or given back. */
+	put(clone, 6 * MIB, 5);
+	cr_assert(!space_untouched(clone, (struct gpa_range){{6 * MIB}, PAGE}));
+	cr_assert(space_untouched(clone, (struct gpa_range){{4 * MIB}, BLOCK}));
+	cr_assert_eq(space_discard(clone, (struct gpa_range){{6 * MIB}, BLOCK}), 0);
+	cr_assert(!space_untouched(clone, (struct gpa_range){{6 * MIB + PAGE}, PAGE}));
+	cr_assert_eq(space_discard(clone, (struct gpa_range){{20 * PAGE}, PAGE}), 0);
+	cr_assert(!space_untouched(clone, (struct gpa_range){{19 * PAGE}, 2 * PAGE}));
+	cr_assert(space_untouched(clone, (struct gpa_range){{21 * PAGE}, PAGE}));
+	cr_assert_eq(space_reset(clone), 0);
+	cr_assert(space_untouched(clone, (struct gpa_range){{20 * PAGE}, PAGE}));
+
+	cr_assert_eq(space_protect(clone, (struct gpa_range){{30 * PAGE}, PAGE}, PROTECT_RO), 0);
+	cr_assert(!space_untouched(clone, (struct gpa_range){{30 * PAGE}, PAGE}));
+	space_destroy(clone);
+	image_put(image);
+	expect_all_gone(pool);
+}
