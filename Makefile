@@ -24,7 +24,8 @@ say = $(if $(V),,@printf '  %-5s %s\n' '$(1)' '$(2)')
 
 MM_SRCS := $(addprefix mm/, \
 	access.c backend_alloc.c backend_image.c backend_linear.c check.c fault_kernel.c \
-	discard.c fault_uffd.c frame.c gpa_map.c image.c kept.c lock.c pagemap.c policy.c pool.c \
+	discard.c fault_uffd.c fault_uffd_handler.c frame.c gpa_map.c image.c kept.c lock.c \
+	pagemap.c policy.c pool.c \
 	pool_file.c populate.c protect.c publish.c report.c reset.c space.c store.c \
 	violation.c window.c)
 

@@ -6,7 +6,7 @@
  *     window.c         the only mmap calls in a window
  *     violation.c      the one decision function
  *     backend_*.c      how an EMPTY block is filled
- *     fault_*.c        how violations reach us
+ *     fault_*.c        how violations reach us, and who answers them
  *     access.c         read, write, hold
  *     publish.c        a space becomes an image
  *     reset.c          and goes back to it
@@ -85,6 +85,7 @@ struct space {
 	const struct fault_ops *faults;
 	const char *faults_why;
 	void (*nomem)(void *ctx, struct violation v);
+	void (*broken)(void *ctx, int error);
 	void *ctx;
 
 	/* Guarded by `lock`. */
