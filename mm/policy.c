@@ -10,7 +10,7 @@
 /* Small enough that touches 32 pages apart are no walk, for a block of them is mostly unused. */
 #define CLUSTER_PAGES 16u
 
-/* A proof's, which is soon collapsed: until then each of its pages costs a violation of its own. */
+/* Of a walk's later proofs: until it is collapsed each page costs a violation of its own. */
 #define PROOF_PAGES 4u
 
 /* Blocks that walks may be given unproven beyond as many as have been proven to be walked. */
@@ -141,7 +141,7 @@ static struct policy_choice go_on(struct policy_history *h, struct policy_stream
 
 	s->way = (int8_t)way;
 	if (s->credit == 0 && !extend(h, s, e->page_size))
-		return cluster(e->page, PROOF_PAGES);
+		return cluster(e->page, s->ahead ? PROOF_PAGES : CLUSTER_PAGES);
 	c = blocks_ahead(e, way, s->credit - 1u);
 	s->credit = (uint16_t)(s->credit - c.count);
 	return c;
