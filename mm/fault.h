@@ -10,6 +10,8 @@
  * A path is a const table. What a path calls "arming" a range: an access to a page that is absent
  * there becomes a violation of ours instead of the kernel's business. A path that gets violations
  * on the vCPU's own thread would implement the same table with an empty wake.
+ *
+ * A path that can answer no more says so once, by space_config.broken.
  */
 #ifndef COWSLIP_MM_FAULT_H
 #define COWSLIP_MM_FAULT_H
@@ -41,7 +43,8 @@ struct fault_ops {
 
 	/*
 	 * Stop: nothing is armed any more, whoever waited has been let go (and finds zero memory
-	 * where nothing was mapped). Idempotent. No lock held.
+	 * where nothing was mapped). Idempotent. No lock held. A thread of the path's that does not
+	 * end within the space's patience is left behind: fault_state.abandoned.
 	 */
 	void (*detach)(struct space *s);
 
@@ -67,10 +70,15 @@ extern const struct fault_ops fault_uffd;
 /* What a path keeps in its space. */
 struct fault_state {
 	int uffd; /* -1: none */
-	int stop; /* eventfd, -1: none */
-	pthread_t thread;
+	int stop; /* eventfd, -1: none; readable: both threads are to end */
+	pthread_t thread, watch;
 	bool running;
-	bool gone; /* let go: nothing is armed any more (space's lock) */
+	bool abandoned;        /* the thread never ended: what it may use is never freed */
+	unsigned patience_ms;  /* an event unanswered for so long: broken */
+	unsigned retries;      /* in a row; the thread's alone */
+	_Atomic bool gone;     /* let go: nothing is armed any more */
+	_Atomic int error;     /* -errno of what broke the path; 0: it works */
+	_Atomic uint32_t beat; /* odd while the thread answers an event; +1 at each turn */
 };
 
 /*
@@ -81,5 +89,19 @@ int fault_uffd_open(void);
 
 /* The same with these UFFD_FEATUREs. Return: also -EINVAL where this kernel has not got them. */
 int fault_uffd_open_for(uint64_t features);
+
+/* ---- fault_uffd_handler.c: the threads of the uffd path ---- */
+
+/*
+ * Start answering what the descriptors of `s` say. Return: 0; -EAGAIN, -ENOMEM: nothing has been
+ * started.
+ */
+int uffd_start(struct space *s);
+
+/* End the threads; fault_state.abandoned says whether the handler was left behind. */
+void uffd_stop(struct space *s);
+
+/* Violations are answered no more, because of -errno `error`. Any thread, locks or not. */
+void uffd_break(struct space *s, int error);
 
 #endif

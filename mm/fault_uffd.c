@@ -1,21 +1,16 @@
 // SPDX-License-Identifier: MIT
 /*
- * mm/fault_uffd.c - violations by userfaultfd, answered by one thread per space.
+ * mm/fault_uffd.c - violations by userfaultfd: arming memory, and letting go of who waits in it.
  *
  * Armed memory is registered MISSING: the first access to an absent page parks the accessing thread
- * (a vCPU inside KVM_RUN, or our own copy into the guest) and queues an event. The
- * thread here reads events in batches, decides each with violation_resolve() and wakes
- * the range that has been served. Events for what was served meanwhile resolve at once.
- *
- * An event that ends in NOMEM is not answered: its thread waits until space_resume() wakes it
- * or detach lets everyone go. Mapping over an armed range disarms it, so a whole block costs
+ * (a vCPU inside KVM_RUN, or our own copy into the guest) and queues an event, which the thread
+ * in fault_uffd_handler.c answers. Mapping over an armed range disarms it, so a whole block costs
  * one event and no bookkeeping.
  *
  * Source: Linux Documentation/admin-guide/mm/userfaultfd.rst.
  */
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
-#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -27,14 +22,6 @@
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00) /* Linux 6.1 */
 #endif
-
-#define EVENT_BATCH 32
-
-/*
- * Of the handler thread. The default is megabytes, and where huge pages are given without being
- * asked for, one of them lies under every stack.
- */
-#define HANDLER_STACK ((size_t)256 << 10)
 
 static uint64_t range_hva(const struct space *s, struct gpa_range r)
 {
@@ -89,7 +76,7 @@ static int uffd_arm(struct space *s, struct gpa_range r)
 		.mode = UFFDIO_REGISTER_MODE_MISSING,
 	};
 
-	if (s->fault.gone)
+	if (atomic_load(&s->fault.gone))
 		return -ESHUTDOWN;
 	return ioctl(s->fault.uffd, UFFDIO_REGISTER, &reg) < 0 ? -errno : 0;
 }
@@ -107,8 +94,9 @@ static void uffd_wake(struct space *s, struct gpa_range r)
 
 	if (s->fault.uffd < 0)
 		return;
-	/* The only failure is a range that is none: ours was built by us. */
-	CHECK(ioctl(s->fault.uffd, UFFDIO_WAKE, &range) == 0);
+	/* Nobody is woken, and nobody would be by the next: the descriptor is not ours any more. */
+	if (ioctl(s->fault.uffd, UFFDIO_WAKE, &range) < 0)
+		uffd_break(s, -errno);
 }
 
 /* Pages that are there already stop the call with EEXIST: step over them one by one. */
@@ -145,69 +133,6 @@ static int uffd_fill_zero(struct space *s, struct gpa_range r)
 	return e;
 }
 
-static struct violation to_violation(const struct space *s, const struct uffd_msg *m)
-{
-	uintptr_t at = (uintptr_t)align_down(m->arg.pagefault.address, MM_PAGE_SIZE);
-	bool write = m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE;
-
-	return (struct violation){space_gpa(s, (hva_t){at}), write ? ACCESS_WRITE : ACCESS_READ};
-}
-
-static void answer(struct space *s, const struct uffd_msg *m)
-{
-	struct violation v = to_violation(s, m);
-	struct gpa_range page = {v.gpa, MM_PAGE_SIZE};
-	struct gpa_range done = page;
-
-	switch (violation_resolve(s, v, &done)) {
-	case OUTCOME_RESOLVED:
-		uffd_wake(s, done);
-		break;
-	case OUTCOME_NOMEM:
-		if (s->nomem)
-			s->nomem(s->ctx, v);
-		break;
-	case OUTCOME_RETRY:
-	case OUTCOME_MMIO:
-	case OUTCOME_DENIED:
-		uffd_wake(s, page);
-		break;
-	}
-}
-
-static void drain(struct space *s)
-{
-	struct uffd_msg msgs[EVENT_BATCH];
-	ssize_t n = read(s->fault.uffd, msgs, sizeof(msgs));
-
-	for (ssize_t i = 0; i * (ssize_t)sizeof(msgs[0]) < n; i++) {
-		if (msgs[i].event != UFFD_EVENT_PAGEFAULT)
-			continue;
-		atomic_fetch_add_explicit(&s->events, 1, memory_order_relaxed);
-		answer(s, &msgs[i]);
-	}
-}
-
-static void *handler(void *arg)
-{
-	struct space *s = arg;
-	struct pollfd fds[] = {
-		{.fd = s->fault.uffd, .events = POLLIN},
-		{.fd = s->fault.stop, .events = POLLIN},
-	};
-
-	for (;;) {
-		if (poll(fds, 2, -1) < 0) {
-			CHECK(errno == EINTR);
-			continue;
-		}
-		if (fds[1].revents)
-			return NULL;
-		if (fds[0].revents)
-			drain(s);
-	}
-}
-
 /* What may still be armed of a block; size 0: nothing. */
 static struct gpa_range armed_range(const struct space *s, size_t index)
 {
@@ -225,12 +150,10 @@ static struct gpa_range armed_range(const struct space *s, size_t index)
  * keeps the file open, and so does a process forked meanwhile. Mappings of image files
  * refuse to be disarmed, so a range with one of them in it is left out.
  */
-static void uffd_let_go(struct space *s)
+static void disarm_all(struct space *s)
 {
 	struct gpa_range armed = {{0}, 0};
 
-	lock_take(&s->lock);
-	s->fault.gone = true;
 	for (size_t i = 0; i < s->block_count; i++) {
 		struct gpa_range r = armed_range(s, i);
 
@@ -246,6 +169,31 @@ static void uffd_let_go(struct space *s)
 	}
 	if (armed.size > 0)
 		(void)uffd_disarm(s, armed);
+}
+
+/*
+ * The handler is stuck, perhaps with the lock: nothing may be looked at. What is not armed does not
+ * mind, what cannot be disarmed (see above) refuses, and so each block is tried by itself.
+ */
+static void disarm_blindly(struct space *s)
+{
+	for (size_t i = 0; i < s->block_count; i++) {
+		struct gpa_range r = block_range(s, i);
+
+		if (r.size > 0)
+			(void)uffd_disarm(s, r);
+	}
+}
+
+static void uffd_let_go(struct space *s)
+{
+	atomic_store(&s->fault.gone, true);
+	if (atomic_load(&s->fault.error) == -ETIMEDOUT) {
+		disarm_blindly(s);
+		return;
+	}
+	lock_take(&s->lock);
+	disarm_all(s);
 	lock_drop(&s->lock);
 }
 
@@ -256,20 +204,6 @@ static void close_fds(struct space *s)
 	if (s->fault.uffd >= 0)
 		close(s->fault.uffd);
 	s->fault.stop = s->fault.uffd = -1;
-}
-
-static int start_handler(struct space *s)
-{
-	pthread_attr_t attr;
-	int r = pthread_attr_init(&attr);
-
-	if (r)
-		return -r;
-	r = pthread_attr_setstacksize(&attr, HANDLER_STACK);
-	if (r == 0)
-		r = pthread_create(&s->fault.thread, &attr, handler, s);
-	pthread_attr_destroy(&attr);
-	return -r;
 }
 
 static int uffd_attach(struct space *s)
@@ -290,7 +224,7 @@ static int uffd_attach(struct space *s)
 		if (r)
 			goto fail;
 	}
-	r = start_handler(s);
+	r = uffd_start(s);
 	if (r)
 		goto fail;
 	s->fault.running = true;
@@ -303,15 +237,14 @@ fail:
 
 static void uffd_detach(struct space *s)
 {
-	const uint64_t one = 1;
-
 	if (s->fault.running) {
-		CHECK(write(s->fault.stop, &one, sizeof(one)) == sizeof(one));
-		pthread_join(s->fault.thread, NULL);
+		uffd_stop(s);
 		s->fault.running = false;
 		uffd_let_go(s);
 	}
-	close_fds(s);
+	/* One that was left behind may come back to them. */
+	if (!s->fault.abandoned)
+		close_fds(s);
 }
 
 const struct fault_ops fault_uffd = {

@@ -10,6 +10,12 @@
 /* Small enough that touches 32 pages apart are no walk, for a block of them is mostly unused. */
 #define CLUSTER_PAGES 16u
 
+/* Of a walk's later proofs: until it is collapsed each page costs a violation of its own. */
+#define PROOF_PAGES 4u
+
+/* Blocks that walks may be given unproven beyond as many as have been proven to be walked. */
+#define TRUST 16u
+
 /* Lone touches that get clusters; then a neighbourhood doubles with every second one. */
 #define LONE_CLUSTERS 8u
 
@@ -89,21 +95,53 @@ static struct policy_choice blocks_ahead(const struct policy_event *e, int way, 
 	return (struct policy_choice){kind, way < 0 ? block - n : block, n + 1};
 }
 
+/* The stream may have so many blocks more without a proof: they were earned, by it or by others. */
+static bool is_trusted(const struct policy_history *h, const struct policy_stream *s,
+                       uint32_t blocks)
+{
+	return s->ahead > 0 && h->unproven + blocks <= h->walked + TRUST;
+}
+
+/* The stream is dense behind what it was given: it walked through that. */
+static void prove(struct policy_history *h, struct policy_stream *s)
+{
+	h->walked += s->unproven;
+	h->unproven -= s->unproven;
+	s->unproven = 0;
+}
+
+/*
+ * New credit for a stream that has none left. Small pages that nobody touches cost nothing: no
+ * proof is wanted for them. Return: false when it must prove itself first.
+ */
+static bool extend(struct policy_history *h, struct policy_stream *s, enum page_size page_size)
+{
+	uint32_t ahead = s->ahead ? (uint32_t)min_u64(2u * s->ahead, POLICY_AHEAD) : 1;
+
+	if (page_size != PAGE_SIZE_4K) {
+		if (!is_trusted(h, s, ahead + 1)) {
+			if (++s->hits < PROOF)
+				return false;
+			prove(h, s);
+		}
+		s->unproven += ahead + 1;
+		h->unproven += ahead + 1;
+	}
+	s->ahead = (uint16_t)ahead;
+	s->credit = (uint16_t)(ahead + 1);
+	s->hits = 0;
+	h->lone /= 2;
+	return true;
+}
+
 static struct policy_choice go_on(struct policy_history *h, struct policy_stream *s,
                                   const struct policy_event *e, int way)
 {
 	struct policy_choice c;
 
 	s->way = (int8_t)way;
-	/* Small pages that nobody touches cost nothing: no proof is wanted for them. */
-	if (s->credit == 0 && ++s->hits < PROOF && e->page_size != PAGE_SIZE_4K)
-		return cluster(e->page, CLUSTER_PAGES);
-	if (s->credit == 0) {
-		s->ahead = (uint16_t)(s->ahead ? min_u64(2u * s->ahead, POLICY_AHEAD) : 1);
-		s->credit = (uint16_t)(s->ahead + 1);
-		s->hits = 0;
-		h->lone /= 2;
-	}
+	if (s->credit == 0 && !extend(h, s, e->page_size))
+		return cluster(e->page, s->ahead ? PROOF_PAGES : CLUSTER_PAGES);
 	c = blocks_ahead(e, way, s->credit - 1u);
 	s->credit = (uint16_t)(s->credit - c.count);
 	return c;

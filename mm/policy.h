@@ -13,8 +13,9 @@
  * A walk (sequential, either way, or in strides of a few pages) is a stream: events where the last
  * answer ended. When two follow each other so, the block they are in is taken to be dense, and the
  * stream gets it and blocks ahead of it: 1, 2, 4, ... POLICY_AHEAD. Behind what it was given it
- * must prove itself again, by a cluster. So what is committed stays below about twice what
- * was walked through, and a walk costs two events for each doubling.
+ * must prove itself again, by a cluster; but not while all that walks were allowed since they last
+ * did so is within 32 MiB of what they have proven to have walked through. So what is committed
+ * stays below about twice that and 32 MiB, and a walk costs one or two events for each doubling.
  *
  * A touch that no stream expects is lone. The first few get clusters; then neighbourhoods of the
  * touched block are handed to the kernel, the larger the more lone touches there were, so that a
@@ -39,6 +40,7 @@
 struct policy_stream {
 	uint64_t low, high; /* what it was given last: [low, high) */
 	uint32_t used;      /* tick of its last event; 0: not in use */
+	uint32_t unproven;  /* blocks it was allowed since it last proved itself */
 	uint16_t credit;    /* blocks it may have before it must prove itself again */
 	uint16_t ahead;     /* blocks it was allowed last, 0: none yet */
 	uint8_t hits;       /* events where it was expected, since it was allowed the last */
@@ -49,7 +51,9 @@ struct policy_stream {
 struct policy_history {
 	struct policy_stream streams[POLICY_STREAMS];
 	uint32_t tick;
-	uint32_t lone; /* lone touches, halved by every walk that proves itself */
+	uint32_t lone; /* lone touches, halved whenever a walk is allowed more */
+	/* Of all walks, the forgotten too: blocks proven to be walked, and those allowed beyond. */
+	uint64_t walked, unproven;
 };
 
 struct policy_event {

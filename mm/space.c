@@ -12,6 +12,9 @@
 #include "mm/ram.h"
 #include "mm/space_internal.h"
 
+/* The host may take seconds for a block of memory where it has to look for it. */
+#define PATIENCE_MS 10000u
+
 /* ---- regions and blocks ---- */
 
 const struct region *space_region(const struct space *s, gpa_t a)
@@ -385,7 +388,9 @@ int space_create(const struct space_config *c, struct space **out)
 	if (!s)
 		return -ENOMEM;
 	s->fault.uffd = s->fault.stop = -1;
+	s->fault.patience_ms = c->patience_ms ? c->patience_ms : PATIENCE_MS;
 	s->nomem = c->nomem;
+	s->broken = c->broken;
 	s->ctx = c->ctx;
 	s->linear = c->memory != NULL;
 	s->own_faults = c->own_faults;
@@ -428,6 +433,8 @@ void space_destroy(struct space *s)
 		return;
 	CHECK(s->holds == 0);
 	space_shutdown(s);
+	if (s->fault.abandoned)
+		return;
 	window_release(s);
 	for (size_t i = 0; s->blocks && i < s->block_count; i++)
 		if (s->blocks[i].state == BLOCK_OWNED)

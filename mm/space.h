@@ -118,6 +118,15 @@ struct space_config {
 	 * NOMEM: the vCPU waits until space_resume() or the end of the space. May be NULL.
 	 */
 	void (*nomem)(void *ctx, struct violation v);
+
+	/*
+	 * Called once, without locks, from a thread of the space's own, when violations are
+	 * answered no more: -ETIMEDOUT, one has not been for `patience_ms` (0: ten seconds;
+	 * nomem() returns well within it); else -errno of what failed. Who waits on one waits
+	 * until space_let_go() or the end of the space, and nothing else may follow. May be NULL.
+	 */
+	void (*broken)(void *ctx, int error);
+	uint32_t patience_ms;
 	void *ctx;
 };
 
@@ -158,7 +167,8 @@ int space_create(const struct space_config *config, struct space **out);
 
 /*
  * Unmap the window, drop frames and the image. NULL is ignored. No vCPU may use the window any
- * more.
+ * more. A space whose thread is stuck in a violation for longer than its patience is left as it is:
+ * window, frames and references are never given back.
  */
 void space_destroy(struct space *s);
 

@@ -7,7 +7,7 @@
  *     freeze.c         nobody writes to a part of it
  *     violation.c      the one decision function
  *     backend_*.c      how an EMPTY block is filled
- *     fault_*.c        how violations reach us
+ *     fault_*.c        how violations reach us, and who answers them
  *     access.c         read, write, hold
  *     publish.c        a space becomes an image
  *     own_block.c      a block of it gets frames of its own
@@ -92,6 +92,7 @@ struct space {
 	const struct fault_ops *faults;
 	const char *faults_why;
 	void (*nomem)(void *ctx, struct violation v);
+	void (*broken)(void *ctx, int error);
 	void *ctx;
 
 	/* Guarded by `lock`. */

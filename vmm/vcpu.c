@@ -67,6 +67,11 @@ void vcpu_kick(struct vcpu *v)
 
 /* ---- events ---- */
 
+static bool is_fatal(enum vm_event e)
+{
+	return e == VM_EXITED || e == VM_CRASHED || e == VM_FAILED;
+}
+
 /* Return: true when `v` may post an event that the VM survives. */
 static bool claim(struct vcpu *v)
 {
@@ -158,9 +163,13 @@ static void access_ram(struct vcpu *v)
 	struct space *s = v->vm->space;
 	struct kvm_run *run = v->run;
 	gpa_t at = {run->mmio.phys_addr};
-	int r = run->mmio.is_write ? space_write(s, at, run->mmio.data, run->mmio.len)
-	                           : space_read(s, at, run->mmio.data, run->mmio.len);
+	int r;
 
+	/* Who is stuck may have the lock of the guest's memory; and this guest goes on no more. */
+	if (atomic_load(&v->vm->broken))
+		return;
+	r = run->mmio.is_write ? space_write(s, at, run->mmio.data, run->mmio.len)
+	                       : space_read(s, at, run->mmio.data, run->mmio.len);
 	if (r == 0 || r == -EFAULT)
 		return;
 	if (r == -EACCES) {
@@ -331,7 +340,29 @@ static void take_nomem(struct vcpu *v)
 	                atomic_load(&v->vm->nomem_why), &v->report);
 }
 
-/* KVM_RUN, counted: on_nomem() must know whether a vCPU is in there. */
+/* Nobody answers violations any more: the end of the VM, which needs no claim. */
+static void take_broken(struct vcpu *v)
+{
+	int error = atomic_load(&v->vm->broken);
+
+	if (!error || (v->pending && is_fatal(v->report.event)))
+		return;
+	post(v, VM_FAILED, error);
+	snprintf(v->report.text, sizeof(v->report.text),
+	         error == -ETIMEDOUT
+	                 ? "guest memory: a violation has not been answered for too long (%s)"
+	                 : "guest memory: violations can be answered no more (%s)",
+	         strerror(-error));
+}
+
+/* What the fault path's threads found. */
+static void take_memory_events(struct vcpu *v)
+{
+	take_broken(v);
+	take_nomem(v);
+}
+
+/* KVM_RUN, counted: get_vcpus_out() must know whether a vCPU is in there. */
 static int enter(struct vcpu *v)
 {
 	int r;
@@ -362,13 +393,14 @@ static bool finish_exit(struct vcpu *v)
 
 /*
  * Finish the instruction that was doing I/O, without going on to the next: one that moves much,
- * or a string, comes out again and again. KVM itself breaks up a string that is too long.
+ * or a string, comes out again and again. KVM itself breaks up a string that is too long. Where
+ * memory does not answer, all of it may look like devices: a guest that is over is left as it is.
  */
 static void complete_io(struct vcpu *v)
 {
 	do
 		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	while (enter(v) == 0 && finish_exit(v));
+	while (enter(v) == 0 && finish_exit(v) && !atomic_load(&v->vm->broken));
 }
 
 void vcpu_run(struct vcpu *v)
@@ -386,7 +418,7 @@ void vcpu_run(struct vcpu *v)
 			handle_no_exit(v, r);
 		else
 			handle_exit(v);
-		take_nomem(v);
+		take_memory_events(v);
 	}
 	vm_tick_stop(v);
 	complete_io(v);
@@ -479,11 +511,6 @@ static int start_timer(uint64_t deadline_ns, timer_t *out)
 	return 0;
 }
 
-static bool is_fatal(enum vm_event e)
-{
-	return e == VM_EXITED || e == VM_CRASHED || e == VM_FAILED;
-}
-
 /* The vCPU whose event comes next: one that ends the VM, if there is any. */
 static struct vcpu *with_event(struct vm *vm)
 {
@@ -532,7 +559,7 @@ static void wait_halted(struct vcpu *v)
 		running = vm->running;
 		lock_drop(&vm->lock);
 		check_asked(v);
-		take_nomem(v);
+		take_memory_events(v);
 	}
 }
 
@@ -618,12 +645,13 @@ void vm_run(struct vm *vm, uint64_t deadline_ns, struct vm_report *out)
 {
 	struct vcpu *v;
 
+	take_broken(&vm->vcpus[0]);
 	if (!with_event(vm))
 		answer_open(vm);
 	check_limit(vm);
 	if (vm->times.running == 0)
 		vm->times.running = clock_ns();
-	if (atomic_load(&vm->ruined)) {
+	if (atomic_load(&vm->ruined) && !with_event(vm)) {
 		post(&vm->vcpus[0], VM_FAILED, -ENOTRECOVERABLE);
 		snprintf(vm->vcpus[0].report.text, sizeof(vm->vcpus[0].report.text),
 		         "out of frames where the host cannot pause the guest (Linux before 6.2, "

@@ -50,20 +50,18 @@ static int fail_host(struct vm_error *err, int code, const char *what)
 
 /* ---- making ---- */
 
-/* The fault path's thread: someone waits for a frame that is not there. */
-static void on_nomem(void *ctx, struct violation v)
+/*
+ * Everybody out of KVM_RUN, where some wait for memory that does not come. Before Linux 6.2 no
+ * signal ends that wait: give up the guest rather than the host.
+ */
+static void get_vcpus_out(struct vm *vm)
 {
-	struct vm *vm = ctx;
 	uint64_t run = atomic_load(&vm->epoch);
 	uint64_t patience = clock_ns() + NOMEM_PATIENCE_NS;
 
 	atomic_store(&vm->marked, true);
-	atomic_store(&vm->nomem_at, v.gpa.v);
-	atomic_store(&vm->nomem_why, vm_shortage_now(vm));
-	atomic_store(&vm->nomem, true);
 	for (unsigned i = 0; i < vm->cpu_count; i++)
 		vcpu_kick(&vm->vcpus[i]);
-	/* Before Linux 6.2 no signal ends the wait: give up the guest rather than the host. */
 	while (atomic_load(&vm->inside) > 0 && atomic_load(&vm->epoch) == run) {
 		if (clock_ns() < patience) {
 			usleep(1000);
@@ -73,6 +71,27 @@ static void on_nomem(void *ctx, struct violation v)
 		space_let_go(vm->space);
 		return;
 	}
+}
+
+/* The fault path's thread: someone waits for a frame that is not there. */
+static void on_nomem(void *ctx, struct violation v)
+{
+	struct vm *vm = ctx;
+
+	atomic_store(&vm->nomem_at, v.gpa.v);
+	atomic_store(&vm->nomem_why, vm_shortage_now(vm));
+	atomic_store(&vm->nomem, true);
+	get_vcpus_out(vm);
+}
+
+/* Violations are answered no more, so this guest cannot go on, and its memory is not to be had. */
+static void on_broken(void *ctx, int error)
+{
+	struct vm *vm = ctx;
+
+	atomic_store(&vm->ruined, true);
+	atomic_store(&vm->broken, error);
+	get_vcpus_out(vm);
 }
 
 /* Return: number of regions, or -errno. */
@@ -174,6 +193,7 @@ static int make_space(struct vm *vm, const struct vm_config *c, struct vm_error 
 		.limit_copies = c->limit_copies,
 		.own_faults = !vm->irqchip,
 		.nomem = on_nomem,
+		.broken = on_broken,
 		.ctx = vm,
 		.memory = c->memory,
 	};
@@ -569,6 +589,8 @@ int vm_snapshot(struct vm *vm, struct image **out, struct vm_error *err)
 	size_t size;
 	int r;
 
+	if (atomic_load(&vm->broken))
+		return fail(err, -ENOTRECOVERABLE, "the guest's memory is answered for no more");
 	if (atomic_load(&vm->ruined))
 		return fail(err, -ENOTRECOVERABLE, "the guest ran out of frames and was given up");
 	if (space_is_linear(vm->space))

@@ -153,6 +153,7 @@ struct vm {
 	_Atomic bool nomem;    /* a violation found no frame; `nomem_at` says where */
 	_Atomic uint64_t nomem_at;
 	_Atomic enum vm_shortage nomem_why;
+	_Atomic int broken;      /* -errno: nobody answers violations any more; 0: somebody does */
 	_Atomic bool owner_runs; /* `owner` is inside vm_run() */
 	_Atomic pthread_t owner;
 };

@@ -38,6 +38,8 @@ static const char *refusal(struct vm *vm, const char *arg, int *code)
 		return "the guest runs on memory of the embedder's";
 	}
 	*code = -ENOTRECOVERABLE;
+	if (atomic_load(&vm->broken))
+		return "the guest's memory is answered for no more";
 	return atomic_load(&vm->ruined) ? "the guest ran out of frames and was given up" : NULL;
 }
 

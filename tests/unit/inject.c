@@ -83,6 +83,11 @@ void inject_arm_call(unsigned step, enum inject_call call)
 	arm(THIS_THREAD, step, (int)call, 0);
 }
 
+void inject_arm_call_all(unsigned step, enum inject_call call)
+{
+	arm(ALL_THREADS, step, (int)call, 0);
+}
+
 void inject_arm_error(unsigned step, enum inject_call call, int with)
 {
 	arm(THIS_THREAD, step, (int)call, with);

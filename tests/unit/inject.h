@@ -49,6 +49,7 @@ void inject_arm_all(unsigned step);
 
 /* The same, but only calls of one kind are steps. */
 void inject_arm_call(unsigned step, enum inject_call call);
+void inject_arm_call_all(unsigned step, enum inject_call call);
 
 /*
  * The same, and the call fails with error `with`; pwrite may also write half of what it should, and
