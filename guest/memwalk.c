@@ -23,9 +23,9 @@
  * To the walk only the walked memory is new: the order and the histograms have been touched
  * before, and each vCPU's histograms lie on pages of their own.
  *
- * Prints the mean and, where they are timed, the percentiles of a touch, and sends the records of guest/memwalk.h. Times
- * are the cycle counter's, less what reading it twice costs; a percentile is the upper end of its
- * histogram bucket (1/32 wide), max is exact.
+ * Prints the mean and, where they are timed, the percentiles of a touch, and sends the records of
+ * guest/memwalk.h. Times are the cycle counter's, less what reading it twice costs; a percentile is
+ * the upper end of its histogram bucket (1/32 wide), max is exact.
  * Exits 0; 2 with a line about arguments or input; 3 with a line naming the first wrong page.
  */
 #include "guest/isa.h"

@@ -6,8 +6,9 @@
  * from its input (order=input): a struct memwalk_order. vCPU i of N takes the entries
  * [i * touches / N, (i + 1) * touches / N).
  *
- * Unless told not to, memwalk times every touch and counts it in a histogram: 32 linear buckets per power of two, so a value
- * is known to 1/32. Times are cycles of guest_boot's counter, less what reading it twice costs.
+ * Unless told not to, memwalk times every touch and counts it in a histogram: 32 linear buckets per
+ * power of two, so a value is known to 1/32. Times are cycles of guest_boot's counter, less what
+ * reading it twice costs.
  *
  * memwalk's output is three records, all from vCPU 0: START when everything is prepared, just
  * before the walk; END just behind it; RESULT when everything is checked and counted up. Between
