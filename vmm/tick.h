@@ -26,10 +26,10 @@ struct tick {
 };
 
 /*
- * From now on the calling thread gets ticks. Where the host has no timer to give it gets none: what
- * is done at ticks is never needed. Costs a microsecond the first time, then a third.
+ * From now on the calling thread gets ticks. Costs a microsecond the first time, then a third.
+ * Return: 0; -EAGAIN, -ENOMEM: the host has no timer to give (a user may have so many), no ticks.
  */
-void tick_start(struct tick *t);
+int tick_start(struct tick *t);
 
 /* No more of them; one may be on its way. The timer stays, for the next time. */
 void tick_stop(struct tick *t);

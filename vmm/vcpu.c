@@ -403,6 +403,17 @@ static void complete_io(struct vcpu *v)
 	while (enter(v) == 0 && finish_exit(v) && !atomic_load(&v->vm->broken));
 }
 
+/* A limit that nobody looks at is none: without its timer a guest does not run. */
+static void start_ticks(struct vcpu *v)
+{
+	int r = vm_tick_start(v);
+
+	if (r == 0)
+		return;
+	post(v, VM_FAILED, r);
+	say(v, "a timer for the limit: %s", strerror(-r));
+}
+
 void vcpu_run(struct vcpu *v)
 {
 	struct vm *vm = v->vm;
@@ -410,7 +421,8 @@ void vcpu_run(struct vcpu *v)
 	v->deferred = false;
 	if (!atomic_load(&vm->stop))
 		serve_bell(v);
-	vm_tick_start(v);
+	if (!v->pending)
+		start_ticks(v);
 	while (!v->pending && !v->deferred && !v->halted && !atomic_load(&vm->stop)) {
 		int r = enter(v);
 

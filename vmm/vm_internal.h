@@ -187,8 +187,11 @@ void vcpu_end_threads(struct vm *vm);
 
 /* ---- vm_tick.c ---- */
 
-/* Ticks from here on, if the VM has a use for them, and no more. The vCPU's thread. */
-void vm_tick_start(struct vcpu *v);
+/*
+ * Ticks from here on, if the VM has a use for them, and no more. The vCPU's thread. Return: 0, also
+ * where there are none and the VM can do without; as tick_start().
+ */
+int vm_tick_start(struct vcpu *v);
 void vm_tick_stop(struct vcpu *v);
 
 /* KVM_RUN came out, and nothing was asked of `v`: it may have been a tick. Its thread. */

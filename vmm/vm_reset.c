@@ -68,6 +68,9 @@ int vm_forget(struct vm *vm, struct vm_error *err)
 	else if (find_paging(vm) == PAGING_SHADOW)
 		r = vm_drop_shadows(vm, err);
 	vm->forgotten = r == 0;
+	/* What KVM still has is of no use; and what it has from now on says nothing of that. */
+	if (r)
+		vm_tables_end(vm);
 	return r;
 }
 

@@ -91,15 +91,19 @@ static uint64_t thread_faults(void)
 	return (uint64_t)usage.ru_minflt + (uint64_t)usage.ru_majflt;
 }
 
-void vm_tick_start(struct vcpu *v)
+int vm_tick_start(struct vcpu *v)
 {
-	for (unsigned i = 0; i < USERS; i++) {
-		if (!users[i].wants(v->vm))
-			continue;
-		v->faults = thread_faults();
-		tick_start(&v->tick);
-		return;
-	}
+	bool wanted = false;
+	int r;
+
+	for (unsigned i = 0; i < USERS; i++)
+		wanted = wanted || users[i].wants(v->vm);
+	if (!wanted)
+		return 0;
+	v->faults = thread_faults();
+	r = tick_start(&v->tick);
+	/* To follow walks is worth something, and no more. */
+	return r && vm_limit_wants(v->vm) ? r : 0;
 }
 
 void vm_tick_stop(struct vcpu *v)

@@ -93,6 +93,9 @@ struct image *lab_snapshot(struct vm *vm);
 /* Audits of the VM's space and of the pool. */
 void lab_audit(const struct lab *l, struct vm *vm);
 
+/* From now on every ioctl `nr` of the calling thread fails with errno `error`. */
+void lab_refuse_ioctl(unsigned long nr, int error);
+
 /* ---- what the process holds ---- */
 
 struct footprint {

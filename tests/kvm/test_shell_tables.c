@@ -7,6 +7,9 @@
  * that are not in use yet and map BLOCK elsewhere. Both map LEAVES by 4 KiB, all else by 2 MiB.
  * Each clone says what it finds behind addresses whose words say where they are.
  */
+#include <errno.h>
+#include <linux/kvm.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "arch/arch.h"
@@ -516,4 +519,66 @@ TEST_BOTH_PATHS(tables, sums_that_fit)
 
 		TRY(&b, map, 0x3333);
 	}
+}
+
+/* ---- what could not be dropped ---- */
+
+struct refused_reset {
+	struct vm *vm;
+	int result;
+};
+
+static void *reset_without_slots(void *arg)
+{
+	struct refused_reset *r = arg;
+	struct vm_error err;
+
+	lab_refuse_ioctl(KVM_SET_USER_MEMORY_REGION, ENOMEM);
+	r->result = vm_reset(r->vm, 2, NULL, &err);
+	return NULL;
+}
+
+/* It loads `value`, once, and ends. */
+static void run_in(struct bed *b, struct vm *vm, const struct poke *pokes, size_t size,
+                   uint64_t value)
+{
+	b->loaded.count = 0;
+	vm_set_input(vm, pokes, size);
+	lab_expect(vm, VM_EXITED, 0);
+	expect_loads(b, "run", 1, &value);
+}
+
+/* A reset that fails may be tried again, and then knows no better what KVM has. */
+TEST_BOTH_PATHS(tables, reset_tried_again)
+{
+	struct bed b;
+
+	bed_open(&b, faults);
+	{
+		const struct poke load[] = {{BLOCK + WORD, POKE_LOAD, 0}};
+		const struct poke own[] = {{OWN, POKE_ROOT, 0}, {BLOCK + WORD, POKE_LOAD, 0}};
+		const struct poke map[] = {{b.own_entry, POKE_STORE, b.was - BLOCK + THIRD},
+		                           {OWN, POKE_ROOT, 0},
+		                           {BLOCK + WORD, POKE_LOAD, 0}};
+		struct refused_reset r = {0};
+		struct vm_error err;
+		pthread_t thread;
+
+		b.c.reset = true;
+		r.vm = lab_make(&b.c);
+		for (unsigned i = 0; i < 3; i++) {
+			run_in(&b, r.vm, load, sizeof(load), 0xb10c);
+			cr_assert_eq(vm_reset(r.vm, 2, NULL, &err), 0);
+		}
+		run_in(&b, r.vm, map, sizeof(map), 0x3333);
+		cr_assert_eq(pthread_create(&thread, NULL, reset_without_slots, &r), 0);
+		pthread_join(thread, NULL);
+		cr_assert_eq(r.result, arch_shadow_paging() ? -ENOMEM : 0, "%d", r.result);
+		cr_assert_eq(vm_reset(r.vm, 2, NULL, &err), 0, "%s", err.text);
+		run_in(&b, r.vm, own, sizeof(own), 0xe15e);
+		vm_destroy(r.vm);
+	}
+	shells_destroy(b.s);
+	image_put(b.image);
+	lab_close(&b.l);
 }
