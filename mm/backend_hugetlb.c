@@ -200,8 +200,10 @@ static int copy_page(struct space *s, const struct huge_page *p, frame_t first, 
 	const uint8_t *from = hugetlb_ptr(p->huge, p->offset);
 	int r = 0;
 
-	for (size_t i = 0; r == 0 && i < p->count; i++)
+	for (size_t i = 0; r == 0 && i < p->count; i++) {
+		space_gets_on(s);
 		r = copy_block(s, from + (i << MM_BLOCK_SHIFT), block_frame(first, i), &to[i]);
+	}
 	return r;
 }
 

@@ -181,6 +181,7 @@ static int fill_block(struct space *s, struct plan *plan, size_t index, struct g
 {
 	struct block *b = &s->blocks[index];
 
+	space_gets_on(s);
 	if (is_fresh(s, index))
 		return plan_fresh(s, plan, index, part);
 	if (b->state == BLOCK_HUGETLB)

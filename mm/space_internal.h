@@ -143,6 +143,15 @@ struct space {
 	_Atomic uint64_t followed;
 };
 
+/*
+ * Long work with the lock has come a step further: who waits for the lock meanwhile is not stuck
+ * (fault_uffd_handler.c). Lock held.
+ */
+static inline void space_gets_on(struct space *s)
+{
+	atomic_fetch_add_explicit(&s->fault.beat, 2, memory_order_relaxed);
+}
+
 /* ---- blocks ---- */
 
 static inline size_t block_index(const struct space *s, gpa_t a)
