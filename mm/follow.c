@@ -182,6 +182,12 @@ static int look(struct space *s)
 	return 0;
 }
 
+/* There is something to copy, and it can be done now. */
+static bool may_copy(const struct space *s)
+{
+	return s->follow.wanted > 0 && s->holds == 0;
+}
+
 int space_look(struct space *s)
 {
 	int r = 0;
@@ -192,7 +198,7 @@ int space_look(struct space *s)
 	if (s->image && s->follow.wanted == 0)
 		r = look(s);
 	if (r == 0)
-		r = s->follow.wanted > 0;
+		r = may_copy(s);
 	lock_drop(&s->lock);
 	return r;
 }
@@ -234,13 +240,13 @@ int space_follow(struct space *s, unsigned most)
 	int left;
 
 	lock_take(&s->lock);
-	while (s->holds == 0 && s->follow.wanted > 0 && most > 0) {
+	while (may_copy(s) && most > 0) {
 		struct policy_follow *f = &s->follow.want[s->follow.wanted - 1];
 
 		if (follow_walk(s, f, &most) || f->count == 0)
 			s->follow.wanted--;
 	}
-	left = s->follow.wanted > 0;
+	left = may_copy(s);
 	lock_drop(&s->lock);
 	return left;
 }

@@ -257,15 +257,15 @@ bool space_may_follow(const struct space *s);
 
 /*
  * Look what has become private since the last look, by page tables: costs what has been touched.
- * The guest may run. Return: 1 when space_follow() has something to copy, else 0; -ENOMEM (host
- * memory), -errno of reading pagemap: nothing changed.
+ * The guest may run. Return: 1 when space_follow() has something to copy and no hold is out, else
+ * 0; -ENOMEM (host memory), -errno of reading pagemap: nothing changed.
  */
 int space_look(struct space *s);
 
 /*
  * Copy up to `most` blocks of that, with the guest stopped: they become OWNED, contents stay. A
  * block for which there are no frames stays as it is, and those behind it. While holds are out
- * nothing is done. Return: 1 when more is left to copy, else 0.
+ * nothing is done: what is left waits. Return: 1 when more can be copied now, else 0.
  */
 int space_follow(struct space *s, unsigned most);
 
