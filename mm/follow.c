@@ -57,22 +57,13 @@ void follow_forget(struct space *s)
 static int add_new(const struct page_run *run, const struct page_runs *old, size_t *k,
                    struct page_runs *out)
 {
-	uintptr_t at = run->start, end = page_run_end(run);
+	uintptr_t at = run->start;
+	struct page_part part;
 	int r = 0;
 
-	while (r == 0 && at < end) {
-		uintptr_t from = end, to = end;
-
-		while (*k < old->count && page_run_end(&old->run[*k]) <= at)
-			++*k;
-		if (*k < old->count) {
-			from = min_u64(max_u64(old->run[*k].start, at), end);
-			to = min_u64(page_run_end(&old->run[*k]), end);
-		}
-		if (from > at)
-			r = page_runs_add(out, at, (from - at) >> MM_PAGE_SHIFT);
-		at = to;
-	}
+	while (r == 0 && page_runs_part(old, k, &at, page_run_end(run), &part))
+		if (!part.covered)
+			r = page_runs_add(out, part.run.start, part.run.pages);
 	return r;
 }
 
