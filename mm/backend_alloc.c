@@ -27,20 +27,25 @@
 /* Of the blocks that the limit and the pool have left, one answer gives at most this part. */
 #define GRANT_PART 4u
 
-int alloc_reserve(struct space *s, const struct block *b, frame_t *out)
+int alloc_frames(struct space *s, size_t block, unsigned order, frame_t *out)
 {
-	int64_t at = (int64_t)(block_of(s, b) << MM_BLOCK_ORDER);
+	int64_t at = (int64_t)(block << MM_BLOCK_ORDER);
 	frame_t hint = FRAME_NONE;
 	int r;
 
-	if (limit_room(s, MM_BLOCK_PAGES) < MM_BLOCK_PAGES)
-		return -ENOMEM;
 	if (s->place + at >= 0 && s->place + at < UINT32_MAX)
 		hint = (frame_t){(uint32_t)(s->place + at)};
-	r = pool_alloc(s->pool, MM_BLOCK_ORDER, hint, out);
+	r = pool_alloc_blocks(s->pool, order, hint, out);
 	if (r == 0)
 		s->place = (int64_t)out->n - at;
 	return r;
+}
+
+int alloc_reserve(struct space *s, const struct block *b, frame_t *out)
+{
+	if (limit_room(s, MM_BLOCK_PAGES) < MM_BLOCK_PAGES)
+		return -ENOMEM;
+	return alloc_frames(s, block_of(s, b), MM_BLOCK_ORDER, out);
 }
 
 void alloc_commit(struct space *s, struct block *b, frame_t f)

@@ -141,22 +141,6 @@ static int huge_fill(struct space *s, struct block *b, struct violation v, struc
 
 /* ---- demotion ---- */
 
-/* Frames for all of the page, next to its neighbours' where that can be had. */
-static int reserve_frames(struct space *s, const struct huge_page *p, frame_t *out)
-{
-	unsigned order = p->count == 1 ? MM_BLOCK_ORDER : MM_HUGE_ORDER;
-	int64_t at = (int64_t)(p->first << MM_BLOCK_ORDER);
-	frame_t hint = FRAME_NONE;
-	int r;
-
-	if (s->place + at >= 0 && s->place + at < UINT32_MAX)
-		hint = (frame_t){(uint32_t)(s->place + at)};
-	r = pool_alloc_blocks(s->pool, order, hint, out);
-	if (r == 0)
-		s->place = (int64_t)out->n - at;
-	return r;
-}
-
 static frame_t block_frame(frame_t first, size_t i)
 {
 	return (frame_t){first.n + (uint32_t)(i << MM_BLOCK_ORDER)};
@@ -200,16 +184,19 @@ static int copy_page(struct space *s, const struct huge_page *p, frame_t first, 
 	const uint8_t *from = hugetlb_ptr(p->huge, p->offset);
 	int r = 0;
 
-	for (size_t i = 0; r == 0 && i < p->count; i++)
+	for (size_t i = 0; r == 0 && i < p->count; i++) {
+		space_gets_on(s);
 		r = copy_block(s, from + (i << MM_BLOCK_SHIFT), block_frame(first, i), &to[i]);
+	}
 	return r;
 }
 
 /* Frames of its own instead of the page: copied, and mapped by one call. Return: 0 or -errno. */
 static int replace(struct space *s, const struct huge_page *p, struct block *to)
 {
+	unsigned order = p->count == 1 ? MM_BLOCK_ORDER : MM_HUGE_ORDER;
 	frame_t first;
-	int r = reserve_frames(s, p, &first);
+	int r = alloc_frames(s, p->first, order, &first);
 
 	if (r)
 		return r;

@@ -73,12 +73,13 @@ struct fault_state {
 	int stop; /* eventfd, -1: none; readable: both threads are to end */
 	pthread_t thread, watch;
 	bool running;
-	bool abandoned;        /* the thread never ended: what it may use is never freed */
-	unsigned patience_ms;  /* an event unanswered for so long: broken */
-	unsigned retries;      /* in a row; the thread's alone */
-	_Atomic bool gone;     /* let go: nothing is armed any more */
-	_Atomic int error;     /* -errno of what broke the path; 0: it works */
-	_Atomic uint32_t beat; /* odd while the thread answers an event; +1 at each turn */
+	bool abandoned;       /* the thread never ended: what it may use is never freed */
+	unsigned patience_ms; /* an event unanswered for so long: broken */
+	unsigned retries;     /* in a row; the thread's alone */
+	_Atomic bool gone;    /* let go: nothing is armed any more */
+	_Atomic int error;    /* -errno of what broke the path; 0: it works */
+	/* Odd while the thread answers an event: +1 at each turn, +2 by space_gets_on(). */
+	_Atomic uint32_t beat;
 };
 
 /*

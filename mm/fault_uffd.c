@@ -172,8 +172,25 @@ static void disarm_all(struct space *s)
 }
 
 /*
+ * What is armed in `r`, inside one block, is its upper part: blocks are decided upwards. A range
+ * with a mapping in it that refuses is refused as a whole, so the lowest that is not is looked for.
+ */
+static void disarm_top(struct space *s, struct gpa_range r)
+{
+	uint64_t low = r.start.v, end = gpa_range_end(r), from = low, armed_to = end;
+
+	while (low < armed_to) {
+		if (uffd_disarm(s, (struct gpa_range){{from}, end - from}) == 0)
+			armed_to = from;
+		else
+			low = from + MM_PAGE_SIZE;
+		from = align_down(low + (armed_to - low) / 2, MM_PAGE_SIZE);
+	}
+}
+
+/*
  * The handler is stuck, perhaps with the lock: nothing may be looked at. What is not armed does not
- * mind, what cannot be disarmed (see above) refuses, and so each block is tried by itself.
+ * mind.
  */
 static void disarm_blindly(struct space *s)
 {
@@ -181,14 +198,14 @@ static void disarm_blindly(struct space *s)
 		struct gpa_range r = block_range(s, i);
 
 		if (r.size > 0)
-			(void)uffd_disarm(s, r);
+			disarm_top(s, r);
 	}
 }
 
 static void uffd_let_go(struct space *s)
 {
 	atomic_store(&s->fault.gone, true);
-	if (atomic_load(&s->fault.error) == -ETIMEDOUT) {
+	if (s->fault.abandoned || atomic_load(&s->fault.error) == -ETIMEDOUT) {
 		disarm_blindly(s);
 		return;
 	}

@@ -14,7 +14,8 @@
  *
  * and tells the owner, from its own thread and with no lock, once. It looks a few times in that
  * time, so a process that was stopped meanwhile, or a host that was suspended, is not taken for
- * a stuck one. The handler pays two additions for each event.
+ * a stuck one. Nor is a handler that waits for the lock while its holder gets on with something
+ * long (space_gets_on()). The handler pays two additions for each event.
  *
  * What is not found: a thread of the owner's that waits for the space's lock because the handler is
  * stuck with it. It waits for as long as that takes.
@@ -34,6 +35,10 @@
 
 /* Times that the watch looks before its patience is over. */
 #define LOOKS 4u
+
+/* Of who waits for the handler to end. */
+#define SHORTEST_NAP_NS UINT64_C(20000)
+#define LONGEST_NAP_NS  UINT64_C(10000000)
 
 /*
  * Of each thread. The default is megabytes, and where huge pages are given without being asked for,
@@ -224,18 +229,26 @@ int uffd_start(struct space *s)
 	return r;
 }
 
+/*
+ * By time slept, not by a clock: one that is set, or that goes on while the process is stopped or
+ * the host suspended, says nothing of what the thread could have done. Return: it has ended.
+ */
 static bool join_within(pthread_t thread, unsigned ms)
 {
-	struct timespec until;
+	uint64_t left = ms * UINT64_C(1000000), nap = SHORTEST_NAP_NS;
 
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += ms / 1000;
-	until.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
+	while (pthread_tryjoin_np(thread, NULL)) {
+		struct timespec t;
+
+		if (left == 0)
+			return false;
+		nap = min_u64(nap, left);
+		t = (struct timespec){.tv_nsec = (long)nap};
+		nanosleep(&t, NULL);
+		left -= nap;
+		nap = min_u64(2 * nap, LONGEST_NAP_NS);
 	}
-	return pthread_timedjoin_np(thread, NULL, &until) == 0;
+	return true;
 }
 
 void uffd_stop(struct space *s)

@@ -57,22 +57,13 @@ void follow_forget(struct space *s)
 static int add_new(const struct page_run *run, const struct page_runs *old, size_t *k,
                    struct page_runs *out)
 {
-	uintptr_t at = run->start, end = page_run_end(run);
+	uintptr_t at = run->start;
+	struct page_part part;
 	int r = 0;
 
-	while (r == 0 && at < end) {
-		uintptr_t from = end, to = end;
-
-		while (*k < old->count && page_run_end(&old->run[*k]) <= at)
-			++*k;
-		if (*k < old->count) {
-			from = min_u64(max_u64(old->run[*k].start, at), end);
-			to = min_u64(page_run_end(&old->run[*k]), end);
-		}
-		if (from > at)
-			r = page_runs_add(out, at, (from - at) >> MM_PAGE_SHIFT);
-		at = to;
-	}
+	while (r == 0 && page_runs_part(old, k, &at, page_run_end(run), &part))
+		if (!part.covered)
+			r = page_runs_add(out, part.run.start, part.run.pages);
 	return r;
 }
 
@@ -182,6 +173,12 @@ static int look(struct space *s)
 	return 0;
 }
 
+/* There is something to copy, and it can be done now. */
+static bool may_copy(const struct space *s)
+{
+	return s->follow.wanted > 0 && s->holds == 0;
+}
+
 int space_look(struct space *s)
 {
 	int r = 0;
@@ -192,7 +189,7 @@ int space_look(struct space *s)
 	if (s->image && s->follow.wanted == 0)
 		r = look(s);
 	if (r == 0)
-		r = s->follow.wanted > 0;
+		r = may_copy(s);
 	lock_drop(&s->lock);
 	return r;
 }
@@ -234,13 +231,13 @@ int space_follow(struct space *s, unsigned most)
 	int left;
 
 	lock_take(&s->lock);
-	while (s->holds == 0 && s->follow.wanted > 0 && most > 0) {
+	while (may_copy(s) && most > 0) {
 		struct policy_follow *f = &s->follow.want[s->follow.wanted - 1];
 
 		if (follow_walk(s, f, &most) || f->count == 0)
 			s->follow.wanted--;
 	}
-	left = s->follow.wanted > 0;
+	left = may_copy(s);
 	lock_drop(&s->lock);
 	return left;
 }

@@ -10,7 +10,7 @@
  *
  * The host puts a page into the file, zeroed, with take, or says there and then that it has none:
  * what is used is there, and no access to it ends in SIGBUS. Pages are never shared between
- * objects; what other spaces are to see is copied out first (mm/hugepage.c).
+ * objects; what other spaces are to see is copied out first (mm/backend_hugetlb.c).
  *
  * A page that the host will not take back (put) is zeroed and stays in the file: kept, no page of
  * the guest's, and the next to be taken there.

@@ -56,24 +56,15 @@ static int sort_many(struct space *s, uint64_t at, uint64_t end, struct page_run
  */
 static int sort_run(struct space *s, const struct page_run *run, size_t *k, struct page_runs *out)
 {
-	uintptr_t at = run->start, end = at + (run->pages << MM_PAGE_SHIFT);
+	uintptr_t at = run->start;
+	struct page_part part;
 	int r = 0;
 
-	while (r == 0 && at < end) {
-		uintptr_t from = end, to = end;
+	while (r == 0 && page_runs_part(&s->kept, k, &at, page_run_end(run), &part)) {
+		struct gpa_range pages = run_range(s, &part.run);
 
-		while (*k < s->kept.count && page_run_end(&s->kept.run[*k]) <= at)
-			++*k;
-		if (*k < s->kept.count) {
-			from = min_u64(max_u64(s->kept.run[*k].start, at), end);
-			to = min_u64(page_run_end(&s->kept.run[*k]), end);
-		}
-		if (from > at)
-			r = page_runs_add(out, at, (from - at) >> MM_PAGE_SHIFT);
-		if (r == 0 && from < to)
-			r = sort_many(s, space_gpa(s, (hva_t){from}).v, space_gpa(s, (hva_t){to}).v,
-			              out);
-		at = from < to ? to : from;
+		r = part.covered ? sort_many(s, pages.start.v, gpa_range_end(pages), out)
+		                 : page_runs_add(out, part.run.start, part.run.pages);
 	}
 	return r;
 }

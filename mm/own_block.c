@@ -102,6 +102,7 @@ int own_block(struct space *s, struct block *b, const struct page_runs *private,
 
 	if (r)
 		return r;
+	space_gets_on(s);
 	r = copy_block(s, ram, private, run, pool_frame_ptr(s->pool, to.frame));
 	if (r == 0)
 		r = window_map_owned(s, ram, to.frame, to.huge);

@@ -134,6 +134,25 @@ int pagemap_private(uintptr_t start, uint64_t size, enum pagemap_how how, struct
 	return r;
 }
 
+bool page_runs_part(const struct page_runs *list, size_t *k, uintptr_t *at, uintptr_t end,
+                    struct page_part *out)
+{
+	uintptr_t start = *at;
+	const struct page_run *next;
+
+	if (start >= end)
+		return false;
+	while (*k < list->count && page_run_end(&list->run[*k]) <= start)
+		++*k;
+	next = *k < list->count ? &list->run[*k] : NULL;
+	out->covered = next && next->start <= start;
+	if (next)
+		end = min_u64(end, out->covered ? page_run_end(next) : next->start);
+	out->run = (struct page_run){start, (end - start) >> MM_PAGE_SHIFT};
+	*at = end;
+	return true;
+}
+
 void page_runs_truncate(struct page_runs *r, size_t count)
 {
 	struct page_run *less;

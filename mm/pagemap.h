@@ -13,6 +13,7 @@
 #ifndef COWSLIP_MM_PAGEMAP_H
 #define COWSLIP_MM_PAGEMAP_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -50,6 +51,20 @@ int pagemap_private(uintptr_t start, uint64_t size, enum pagemap_how how, struct
 
 /* Append pages that lie above all in `out`; touching runs are joined. Return: 0; -ENOMEM. */
 int page_runs_add(struct page_runs *out, uintptr_t start, uint64_t pages);
+
+/* A part of a run that a list covers all of, or none of. */
+struct page_part {
+	struct page_run run;
+	bool covered;
+};
+
+/*
+ * The next such part of [*at, end); *at moves to its end. *k: the first run of `list` that may end
+ * above *at; 0 for the first of several ranges in ascending order, and then left alone.
+ * Return: false when there is none left.
+ */
+bool page_runs_part(const struct page_runs *list, size_t *k, uintptr_t *at, uintptr_t end,
+                    struct page_part *out);
 
 /* Only the first `count` runs stay. Cannot fail. */
 void page_runs_truncate(struct page_runs *r, size_t count);

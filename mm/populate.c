@@ -153,13 +153,14 @@ static int check_room(struct space *s, struct gpa_range part)
 }
 
 /*
- * Let the image be seen in the part, and map what can be read. A block that was left to the kernel
- * has no image: its zeros are made the space's own. Return: 0 or -errno.
+ * Let the image be seen in the part, and map what can be read. A block that was left to the kernel,
+ * or whose frames were given back where it fills everything, has no image: its zeros are made the
+ * space's own. Return: 0 or -errno.
  */
 static int fill_shared(struct space *s, size_t index, struct gpa_range part)
 {
 	uint64_t end = gpa_range_end(part);
-	bool left = s->faults->lazy && !image_has(s, block_range(s, index));
+	bool left = (s->faults->lazy || !s->image) && !image_has(s, block_range(s, index));
 	enum access access = left ? ACCESS_WRITE : ACCESS_READ;
 	int advice = left ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
 	int r = left ? check_room(s, part) : 0;
@@ -181,6 +182,7 @@ static int fill_block(struct space *s, struct plan *plan, size_t index, struct g
 {
 	struct block *b = &s->blocks[index];
 
+	space_gets_on(s);
 	if (is_fresh(s, index))
 		return plan_fresh(s, plan, index, part);
 	if (b->state == BLOCK_HUGETLB)

@@ -327,6 +327,7 @@ static int plan_extents(struct space *s, struct plan *p)
 		struct gpa_range ram = block_range(s, i);
 		int r;
 
+		space_gets_on(s);
 		if (ram.size == 0)
 			continue;
 		if (b->state == BLOCK_OWNED) {

@@ -109,7 +109,8 @@ struct space_config {
 	/*
 	 * Nobody but threads of this process ever takes a fault in the window: no KVM with an
 	 * interrupt controller, which may have a thread of the kernel's do it. Then a reset after
-	 * which nothing of this process has faulted at all need not look for what was changed.
+	 * which nothing of this process has faulted at all need not look for what was changed, and
+	 * what a limit counts of private copies follows from faults alone (space_check_limit()).
 	 */
 	bool own_faults;
 
@@ -199,9 +200,8 @@ int space_read(struct space *s, gpa_t from, void *to, size_t size);
 int space_write(struct space *s, gpa_t to, const void *from, size_t size);
 
 /*
- * A pinned, contiguous run of guest memory. While any is held, space_publish(), space_reset()
- *, space_discard(), space_protect() and space_unmap() fail with
- * -EBUSY.
+ * A pinned, contiguous run of guest memory. While any is held, space_publish(), space_reset(),
+ * space_discard(), space_protect() and space_unmap() fail with -EBUSY.
  */
 struct hold {
 	void *ptr;
@@ -222,7 +222,8 @@ void space_release(struct hold *h);
  * space goes on as a clone of it. OWNED blocks change hands without a copy; private pages are
  * copied, packed, into fresh frames. `state` is kept with the image.
  * Return: 0; -EBUSY while holds are out; -ENOTSUP when the memory is the embedder's; -ENOMEM
- * (frames, host memory); -errno of reading pagemap. On failure the space's contents are as before;
+ * (frames, host memory); -errno of reading pagemap; -EMFILE, -ENFILE where reserved huge pages are
+ * to be copied. On failure the space's contents are as before;
  * blocks that are mostly private may have been copied whole and so have become OWNED, and so may
  * reserved huge pages, all of which are copied: into frames that follow each other in the pool, so
  * it must have such a run for each.
@@ -257,15 +258,15 @@ bool space_may_follow(const struct space *s);
 
 /*
  * Look what has become private since the last look, by page tables: costs what has been touched.
- * The guest may run. Return: 1 when space_follow() has something to copy, else 0; -ENOMEM (host
- * memory), -errno of reading pagemap: nothing changed.
+ * The guest may run. Return: 1 when space_follow() has something to copy and no hold is out, else
+ * 0; -ENOMEM (host memory), -errno of reading pagemap: nothing changed.
  */
 int space_look(struct space *s);
 
 /*
  * Copy up to `most` blocks of that, with the guest stopped: they become OWNED, contents stay. A
  * block for which there are no frames stays as it is, and those behind it. While holds are out
- * nothing is done. Return: 1 when more is left to copy, else 0.
+ * nothing is done: what is left waits. Return: 1 when more can be copied now, else 0.
  */
 int space_follow(struct space *s, unsigned most);
 

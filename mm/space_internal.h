@@ -143,6 +143,15 @@ struct space {
 	_Atomic uint64_t followed;
 };
 
+/*
+ * Long work with the lock has come a step further: who waits for the lock meanwhile is not stuck
+ * (fault_uffd_handler.c). Lock held.
+ */
+static inline void space_gets_on(struct space *s)
+{
+	atomic_fetch_add_explicit(&s->fault.beat, 2, memory_order_relaxed);
+}
+
 /* ---- blocks ---- */
 
 static inline size_t block_index(const struct space *s, gpa_t a)
@@ -419,8 +428,13 @@ size_t alloc_take_back(struct space *s, size_t least);
 int image_map(struct space *s, uint64_t from, uint64_t to, uint64_t *reached);
 
 /*
- * Reserve block `b`'s frames next to its neighbours'. Return: 0; -ENOMEM (pool or limit). Lock
- * held.
+ * 2^order frames (pool_alloc_blocks()) for blocks from `block` on, next to their neighbours' where
+ * that can be had; the limit is not asked. Lock held. Return: 0; -ENOMEM.
+ */
+int alloc_frames(struct space *s, size_t block, unsigned order, frame_t *out);
+
+/*
+ * The same for block `b` alone. Return: 0; -ENOMEM (pool or limit). Lock held.
  */
 int alloc_reserve(struct space *s, const struct block *b, frame_t *out);
 

@@ -6,9 +6,12 @@
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -49,7 +52,8 @@ static void on_nomem(void *ctx, struct violation v)
 		sem_wait(&o->go_on);
 }
 
-static struct space *owned(struct owner *o, struct pool *pool, uint64_t limit_frames)
+/* 8 MiB as `c` says, or fresh; `o` is told. */
+static struct space *make_owned(struct owner *o, struct space_config *c)
 {
 	struct ram_region ram = ram_at(0, 8 * MIB, PAGE_SIZE_AUTO);
 	struct space *s;
@@ -57,17 +61,21 @@ static struct space *owned(struct owner *o, struct pool *pool, uint64_t limit_fr
 	require_path(FAULTS_UFFD);
 	sem_init(&o->starving, 0, 0);
 	sem_init(&o->go_on, 0, 0);
-	s = make_space(&(struct space_config){.pool = pool,
-	                                      .ram = &ram,
-	                                      .ram_count = 1,
-	                                      .faults = FAULTS_UFFD,
-	                                      .limit_frames = limit_frames,
-	                                      .nomem = on_nomem,
-	                                      .broken = on_broken,
-	                                      .patience_ms = PATIENCE_MS,
-	                                      .ctx = o});
+	c->ram = &ram;
+	c->ram_count = 1;
+	c->faults = FAULTS_UFFD;
+	c->nomem = c->nomem ? c->nomem : on_nomem;
+	c->broken = on_broken;
+	c->patience_ms = c->patience_ms ? c->patience_ms : PATIENCE_MS;
+	c->ctx = o;
+	s = make_space(c);
 	atomic_store(&o->s, s);
 	return s;
+}
+
+static struct space *owned(struct owner *o, struct pool *pool, uint64_t limit_frames)
+{
+	return make_owned(o, &(struct space_config){.pool = pool, .limit_frames = limit_frames});
 }
 
 static void *touch_all(void *arg)
@@ -306,4 +314,181 @@ Test(fault_broken, patience_is_not_for_idleness)
 	space_destroy(s);
 	cr_assert_eq(atomic_load(&o.times), 0);
 	expect_all_gone(pool);
+}
+
+/* The first words of this program: a file whose mappings refuse to be disarmed. */
+static struct image *file_image(void)
+{
+	struct ram_region ram = ram_at(0, 8 * MIB, PAGE_SIZE_AUTO);
+	struct extent e[] = {{.gpa = {0}, .pages = 2}, {.gpa = {8 * PAGE}, .pages = 2}};
+	struct image_parts parts = {.ram = &ram, .ram_count = 1, .extents = e, .extent_count = 2};
+	struct store *store;
+	struct image *image;
+
+	cr_assert_eq(
+		store_open_file(open("/proc/self/exe", O_RDONLY | O_CLOEXEC), 2 * PAGE, &store), 0);
+	e[0].store = e[1].store = store;
+	cr_assert_eq(image_create(&parts, &image), 0);
+	store_put(store);
+	return image;
+}
+
+static void *load_second_extent(void *arg)
+{
+	struct space *s = arg;
+
+	(void)guest_load(s, 8 * PAGE);
+	return NULL;
+}
+
+/* Stuck half way through a block of a clone: the half that is there refuses, the rest is freed. */
+Test(fault_broken, stuck_half_way_through_a_block)
+{
+	struct owner o = {.stuck = false};
+	struct pool *pool = new_pool(64 * MIB);
+	struct image *image = file_image();
+	struct space *s = make_owned(&o, &(struct space_config){.pool = pool, .image = image});
+	pthread_t vcpu;
+
+	image_put(image);
+	inject_meanwhile(hang, &o);
+	inject_arm_call_all(2, INJECT_MMAP);
+	cr_assert_eq(pthread_create(&vcpu, NULL, load_second_extent, s), 0);
+	wait_broken(&o, -ETIMEDOUT);
+	cr_assert_eq(pthread_join(vcpu, NULL), 0);
+	cr_assert(inject_fired());
+	sem_post(&o.go_on);
+	inject_disarm();
+	space_destroy(s);
+	expect_all_gone(pool);
+}
+
+/* Broken otherwise and stuck with the lock: nobody waits for that lock. */
+Test(fault_broken, stuck_with_the_lock_and_broken)
+{
+	static struct owner o = {.stuck = false};
+	struct pool *pool = new_pool(64 * MIB);
+	struct space *s = owned(&o, pool, 0);
+	pthread_t vcpu;
+
+	s->broken = NULL;
+	inject_meanwhile(hang, &o);
+	inject_arm_call_all(1, INJECT_MMAP);
+	vcpu = launch(s);
+	while (!inject_fired())
+		sched_yield();
+	uffd_break(s, -EIO);
+	space_shutdown(s);
+	cr_assert(s->fault.abandoned);
+	cr_assert_eq(pthread_join(vcpu, NULL), 0);
+	inject_disarm();
+	space_destroy(s);
+	pool_put(pool);
+}
+
+/* Long work with the lock, of which each step is short. */
+Test(fault_broken, patience_is_not_for_who_waits_for_the_lock)
+{
+	const struct timespec step = {.tv_nsec = PATIENCE_MS * 1000000L / 16};
+	struct owner o = {.stuck = false};
+	struct pool *pool = new_pool(64 * MIB);
+	struct space *s = owned(&o, pool, 0);
+	pthread_t vcpu;
+
+	lock_take(&s->lock);
+	vcpu = launch(s);
+	for (unsigned i = 0; i < 4 * 16; i++) {
+		nanosleep(&step, NULL);
+		space_gets_on(s);
+	}
+	lock_drop(&s->lock);
+	cr_assert_eq(pthread_join(vcpu, NULL), 0);
+	cr_assert_eq(atomic_load(&o.times), 0);
+	for (uint64_t at = 0; at < 8 * MIB; at += PAGE)
+		cr_assert_eq(guest_load(s, at), 1);
+	space_destroy(s);
+	expect_all_gone(pool);
+}
+
+/* Steps of that kind, with no event among them. */
+static uint32_t steps_since(struct space *s, uint32_t *before)
+{
+	uint32_t now = atomic_load(&s->fault.beat), steps = (now - *before) / 2;
+
+	cr_assert_eq((now - *before) % 2, 0);
+	*before = now;
+	return steps;
+}
+
+Test(fault_broken, what_takes_long_gets_on)
+{
+	struct owner o = {.stuck = false};
+	struct pool *pool = new_pool(64 * MIB);
+	struct space *s = owned(&o, pool, 0);
+	uint32_t before = atomic_load(&s->fault.beat);
+	struct image *image;
+
+	cr_assert_eq(space_populate(s, (struct gpa_range){{0}, 8 * MIB}), 0);
+	cr_assert_eq(steps_since(s, &before), 4);
+	image = publish(s);
+	cr_assert_geq(steps_since(s, &before), 4);
+	image_put(image);
+	space_destroy(s);
+	expect_all_gone(pool);
+}
+
+/* Stuck for a while that is short, but for the time in which nothing of the process runs. */
+static void slow_nomem(void *ctx, struct violation v)
+{
+	const struct timespec nap = {.tv_nsec = 10000000};
+	struct owner *o = ctx;
+
+	(void)v;
+	sem_post(&o->starving);
+	for (unsigned i = 0; i < 40; i++)
+		nanosleep(&nap, NULL);
+}
+
+/* Return: whether the handler was left behind. */
+static bool end_while_stopped(int ready)
+{
+	struct owner o = {.stuck = false};
+	struct pool *pool = new_pool(64 * MIB);
+	struct space *s;
+	pthread_t vcpu;
+
+	s = make_owned(&o, &(struct space_config){.pool = pool,
+	                                          .limit_frames = MM_BLOCK_PAGES,
+	                                          .nomem = slow_nomem,
+	                                          .patience_ms = 2000});
+	vcpu = launch(s);
+	sem_wait(&o.starving);
+	if (write(ready, "", 1) != 1)
+		return true;
+	space_shutdown(s);
+	pthread_join(vcpu, NULL);
+	return s->fault.abandoned;
+}
+
+Test(fault_broken, stopped_while_it_ends)
+{
+	const struct timespec a_bit = {.tv_nsec = 100000000};
+	const struct timespec longer = {.tv_sec = 2, .tv_nsec = 500000000};
+	int ready[2], status;
+	char byte;
+	pid_t child;
+
+	require_path(FAULTS_UFFD);
+	cr_assert_eq(pipe2(ready, O_CLOEXEC), 0);
+	child = fork();
+	cr_assert_geq(child, 0);
+	if (child == 0)
+		_exit(end_while_stopped(ready[1]));
+	cr_assert_eq(read(ready[0], &byte, 1), 1);
+	nanosleep(&a_bit, NULL);
+	cr_assert_eq(kill(child, SIGSTOP), 0);
+	nanosleep(&longer, NULL);
+	cr_assert_eq(kill(child, SIGCONT), 0);
+	cr_assert_eq(waitpid(child, &status, 0), child);
+	cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "left behind");
 }

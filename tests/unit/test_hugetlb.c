@@ -371,6 +371,12 @@ TEST_KINDS(discard, 2, 1)
 	sound(pool, s);
 	expect_zero(s, 0, k.bytes);
 	sound(pool, s);
+	if (k.size == PAGE_SIZE_2M) {
+		cr_assert_eq(space_populate(s, run(0, k.bytes)), 0);
+		cr_assert_eq(taken(&k), faults == FAULTS_UFFD ? 1 : 0);
+		cr_assert_eq(private_frames(s), faults == FAULTS_UFFD ? 0 : k.bytes / PAGE);
+		sound(pool, s);
+	}
 	close_space(pool, s, &k);
 }
 
