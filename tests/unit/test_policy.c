@@ -161,7 +161,7 @@ Test(policy, a_walk_downwards)
 /* Wherever it stops, it has not been given much more than it walked through. */
 Test(policy, a_walk_that_stops)
 {
-	for (uint64_t end = 1; end < 40 * 512; end += 97) {
+	for (uint64_t end = 1; end < 40 * 512; end += 211) {
 		struct model *m = new_model(64);
 
 		for (uint64_t p = 0; p < end; p++)
@@ -190,7 +190,7 @@ Test(policy, a_walk_that_thins_out)
 /* So is one of several, wherever: none spends without end what the others have earned. */
 Test(policy, walks_that_thin_out)
 {
-	for (uint64_t walked = 1; walked < 200; walked += 9) {
+	for (uint64_t walked = 1; walked < 200; walked += 33) {
 		for (uint64_t walks = 1; walks <= 4; walks++) {
 			struct model *m = new_model(1024);
 			uint64_t each = 1024 / walks;
