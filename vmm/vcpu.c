@@ -31,6 +31,9 @@
 /* A deadline that finds the thread outside KVM_RUN must find it again. */
 #define TIMER_AGAIN_NS 10000000
 
+/* A vCPU that waits for room on the console looks so often whether something is asked of it. */
+#define ROOM_LOOK_NS 5000000
+
 static void ignore_kick(int signal)
 {
 	(void)signal;
@@ -371,6 +374,16 @@ static void complete_io(struct vcpu *v)
 	while (enter(v) == 0 && finish_exit(v));
 }
 
+/* A guest whose output nobody takes waits here, where it can be stopped, and has not gone on. */
+static bool may_enter(struct vcpu *v)
+{
+	if (console_has_room(&v->vm->console, ROOM_LOOK_NS))
+		return true;
+	check_asked(v);
+	take_nomem(v);
+	return false;
+}
+
 void vcpu_run(struct vcpu *v)
 {
 	struct vm *vm = v->vm;
@@ -380,8 +393,11 @@ void vcpu_run(struct vcpu *v)
 		serve_bell(v);
 	vm_tick_start(v);
 	while (!v->pending && !v->deferred && !v->halted && !atomic_load(&vm->stop)) {
-		int r = enter(v);
+		int r;
 
+		if (!may_enter(v))
+			continue;
+		r = enter(v);
 		if (r)
 			handle_no_exit(v, r);
 		else
