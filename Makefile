@@ -47,8 +47,8 @@ CLI_SRCS := $(addprefix vmm/, \
 	cli_clone.c cli_ctl.c cli_ctl_run.c \
 	cli_doctor.c cli_image.c cli_image_diff.c cli_image_dir.c \
 	cli_image_info.c cli_image_map.c cli_image_pack.c cli_image_svg.c cli_inputs.c \
-	cli_options.c cli_output.c cli_run.c cli_save.c cli_sink.c cli_terminal.c doctor.c \
-	main.c stats.c)
+	cli_options.c cli_outlet.c cli_output.c cli_run.c cli_save.c cli_sink.c cli_terminal.c \
+	doctor.c main.c stats.c)
 
 # What of bench/ needs no command line, and so can be linked to the unit tests, and the rest.
 BENCH_LIB_SRCS := $(addprefix bench/, \

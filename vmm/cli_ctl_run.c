@@ -267,6 +267,8 @@ static json_t *do_resume(struct cli_ctl *c, const struct asked *a)
 
 static json_t *do_stop(struct cli_ctl *c, const struct asked *a)
 {
+	/* Before it is: nobody may wait any more once it has been. */
+	atomic_store(&c->stopped, true);
 	return do_order(c, a, herd_stop, "stop", "us");
 }
 

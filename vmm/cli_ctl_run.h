@@ -37,6 +37,7 @@
 #define COWSLIP_VMM_CLI_CTL_RUN_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "mm/pool.h"
 #include "vmm/ctl.h"
@@ -45,6 +46,7 @@
 struct cli_ctl {
 	struct herd *herd;
 	struct pool *pool;
+	atomic_bool stopped;        /* somebody has asked for the end of a VM */
 	pthread_mutex_t *save_lock; /* held while any image is written in this process */
 };
 

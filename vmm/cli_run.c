@@ -6,8 +6,9 @@
  * did not end with 0.
  *
  * With --ctl all VMs run at once (vmm/ctl_herd.h), each line of what was forked has its number in
- * front, and a socket takes requests (vmm/cli_ctl_run.h). Else what a guest forks runs when its
- * parent has ended (vmm/family.h).
+ * front, a socket takes requests (vmm/cli_ctl_run.h), and output that nobody reads keeps no VM from
+ * answering them (vmm/cli_outlet.h). Else what a guest forks runs when its parent has ended
+ * (vmm/family.h).
  *
  * Concurrency: hooks run on the calling thread, with --ctl on the VMs' own, one at a time; but
  * output, which a vCPU's thread may deliver, of several VMs at once.
@@ -23,6 +24,7 @@
 #include "vmm/cli.h"
 #include "vmm/cli_ctl_run.h"
 #include "vmm/cli_image.h"
+#include "vmm/cli_outlet.h"
 #include "vmm/cli_save.h"
 #include "vmm/cli_sink.h"
 #include "vmm/cli_terminal.h"
@@ -39,6 +41,9 @@
 #define CTL_FACTOR  16u         /* ... and of one that others may fork as often as they like */
 #define POOL_MOST   (UINT64_C(1) << 43)
 #define NO_NUMBER   UINT64_MAX
+
+/* For a reader of output that stands still, when the guests have been stopped. */
+#define OUTPUT_PATIENCE_NS UINT64_C(1000000000)
 
 struct run_command {
 	/* As asked for. */
@@ -59,6 +64,7 @@ struct run_command {
 	struct family *family; /* VMs one after the other; or, with --ctl: */
 	struct herd *herd;     /* all at once */
 	struct vm *root;       /* of either */
+	struct outlet *outlet; /* with --ctl: what waits for stdout's reader */
 	struct sink sink;      /* out_lock: output of what was forked, with --ctl */
 	pthread_mutex_t out_lock;
 	pthread_mutex_t save_lock; /* while an image is written */
@@ -67,6 +73,7 @@ struct run_command {
 	struct cli_terminal *terminal;
 	uint64_t started;
 	bool watching, saved, save_failed;
+	bool timed_out, output_lost;
 	bool matched;           /* --save-on's has come; written with the console's lock held */
 	uint64_t failed_number; /* of the first VM that did not end with 0 */
 	int status;             /* and its status */
@@ -365,6 +372,8 @@ static void on_output(void *ctx, uint64_t number, const void *data, size_t size)
 	pthread_mutex_lock(&r->out_lock);
 	if (r->herd && number != 0)
 		sink_put(&r->sink, number, data, size);
+	else if (r->outlet)
+		outlet_put(r->outlet, data, size);
 	else
 		cli_put(data, size);
 	pthread_mutex_unlock(&r->out_lock);
@@ -372,6 +381,13 @@ static void on_output(void *ctx, uint64_t number, const void *data, size_t size)
 		r->matched = true;
 		vm_kick(r->root);
 	}
+}
+
+static bool has_room(void *ctx, uint64_t wait_ns)
+{
+	const struct run_command *r = ctx;
+
+	return !r->outlet || outlet_has_room(r->outlet, wait_ns);
 }
 
 /* Return: whether the guest goes on. */
@@ -490,6 +506,7 @@ static bool on_ended(void *ctx, struct vm *vm, const struct vm_report *report)
 		sink_end(&r->sink, vm_number(vm));
 		pthread_mutex_unlock(&r->out_lock);
 	}
+	r->timed_out |= report->event == VM_TIMEOUT;
 	note_status(r, vm_number(vm), end_status(r, vm_number(vm), report));
 	if (cli_stats_wanted(&r->stats)) {
 		vm_times(vm, &times);
@@ -570,10 +587,25 @@ static int make_root(struct run_command *r, const struct family_config *config,
 	return e;
 }
 
+/*
+ * What the guests have said is written, however long that takes its reader; but who has had them
+ * stopped, or set them a time, does not wait for one that reads nothing.
+ */
+static void end_output(struct run_command *r, bool hurried)
+{
+	size_t lost = outlet_close(r->outlet, hurried ? OUTPUT_PATIENCE_NS : 0);
+
+	r->outlet = r->sink.outlet = NULL;
+	r->output_lost = lost > 0;
+	if (lost > 0)
+		cli_error("standard output: its reader takes nothing; the last %zu bytes are lost",
+		          lost);
+}
+
 /* All VMs, from first to last. Return: 0; -errno with err->text, then none has run. */
 static int run_family(struct run_command *r, struct vm_error *err)
 {
-	struct cli_ctl answers = {r->herd, r->pool, &r->save_lock};
+	struct cli_ctl answers = {.herd = r->herd, .pool = r->pool, .save_lock = &r->save_lock};
 	const struct ctl_config config = {r->ctl, cli_ctl_answer, &answers};
 	struct ctl *ctl;
 	int e;
@@ -582,12 +614,19 @@ static int run_family(struct run_command *r, struct vm_error *err)
 		family_run(r->family);
 		return 0;
 	}
-	e = ctl_start(&config, &ctl, err);
-	if (e)
+	e = outlet_open(&r->outlet);
+	if (e) {
+		snprintf(err->text, sizeof(err->text), "a thread for its output: %s", strerror(-e));
 		return e;
-	herd_run(r->herd);
-	ctl_stop(ctl);
-	return 0;
+	}
+	r->sink.outlet = r->outlet;
+	e = ctl_start(&config, &ctl, err);
+	if (e == 0) {
+		herd_run(r->herd);
+		ctl_stop(ctl);
+	}
+	end_output(r, atomic_load(&answers.stopped) || r->timed_out);
+	return e;
 }
 
 static int boot_and_run(struct run_command *r)
@@ -595,6 +634,7 @@ static int boot_and_run(struct run_command *r)
 	const struct family_hooks hooks = {
 		.ctx = r,
 		.output = on_output,
+		.room = has_room,
 		.ready = on_ready,
 		.kicked = on_kicked,
 		.ended = on_ended,
@@ -670,7 +710,7 @@ static int put_stats(struct run_command *r)
 
 static int final_status(struct run_command *r)
 {
-	if (r->save_failed)
+	if (r->save_failed || (r->output_lost && r->status == CLI_OK))
 		return CLI_FAILED;
 	if (r->save && !r->saved && r->status != CLI_CRASHED && r->status != CLI_TIMEOUT &&
 	    r->status != CLI_FAILED) {

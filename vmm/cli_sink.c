@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "vmm/cli.h"
+#include "vmm/cli_outlet.h"
 
 #define FILE_MODE 0666
 
@@ -147,7 +148,7 @@ static void keep(struct sink_clone *c, const char *data, size_t size)
 	c->len = want;
 }
 
-static void put_line(struct sink_clone *c)
+static void put_line(const struct sink *s, struct sink_clone *c)
 {
 	char number[32];
 	int n = snprintf(number, sizeof(number), "[%" PRIu64 "] ", c->number);
@@ -157,11 +158,14 @@ static void put_line(struct sink_clone *c)
 	/* One write, so that readers see whole lines: the prefix goes from the end to the front. */
 	memmove(c->line + n, c->line, c->len - (size_t)n);
 	memcpy(c->line, number, (size_t)n);
-	cli_put(c->line, c->len);
+	if (s->outlet)
+		outlet_put(s->outlet, c->line, c->len);
+	else
+		cli_put(c->line, c->len);
 	c->len = 0;
 }
 
-static void lines_put(struct sink_clone *c, const char *data, size_t size)
+static void lines_put(const struct sink *s, struct sink_clone *c, const char *data, size_t size)
 {
 	const char *newline;
 	size_t part;
@@ -179,7 +183,7 @@ static void lines_put(struct sink_clone *c, const char *data, size_t size)
 			size--;
 		}
 		if (newline || c->len == SINK_LINE_MAX)
-			put_line(c);
+			put_line(s, c);
 	}
 }
 
@@ -192,7 +196,7 @@ void sink_put(struct sink *s, uint64_t number, const void *data, size_t size)
 	else if (s->raw)
 		cli_put(data, size);
 	else
-		lines_put(sink_find(s, number), data, size);
+		lines_put(s, sink_find(s, number), data, size);
 }
 
 void sink_end(struct sink *s, uint64_t number)
@@ -202,7 +206,7 @@ void sink_end(struct sink *s, uint64_t number)
 	if (s->dir)
 		file_end(s, c);
 	else if (c->len > 0)
-		put_line(c);
+		put_line(s, c);
 	free(c->line);
 	c->line = NULL;
 	c->room = 0;

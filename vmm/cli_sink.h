@@ -18,6 +18,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct outlet;
+
 #define SINK_LINE_MAX 65536u
 
 enum sink_state {
@@ -40,7 +42,8 @@ struct sink_clone {
 struct sink {
 	const char *dir; /* NULL: stdout */
 	bool raw;
-	void *clones; /* a search tree of struct sink_clone, by number */
+	struct outlet *outlet; /* lines go through it; NULL: to stdout at once */
+	void *clones;          /* a search tree of struct sink_clone, by number */
 };
 
 /* Make `dir` if it is not there. Return: 0, or -errno after an error line. */

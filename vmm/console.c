@@ -11,9 +11,9 @@ uint64_t clock_ns(void)
 	return (uint64_t)t.tv_sec * UINT64_C(1000000000) + (uint64_t)t.tv_nsec;
 }
 
-void console_init(struct console *c, console_write_fn *write, void *ctx)
+void console_init(struct console *c, console_write_fn *write, console_room_fn *room, void *ctx)
 {
-	*c = (struct console){.write = write, .ctx = ctx};
+	*c = (struct console){.write = write, .room = room, .ctx = ctx};
 	pthread_mutex_init(&c->lock, NULL);
 }
 
@@ -22,10 +22,11 @@ void console_fini(struct console *c)
 	pthread_mutex_destroy(&c->lock);
 }
 
-void console_redirect(struct console *c, console_write_fn *write, void *ctx)
+void console_redirect(struct console *c, console_write_fn *write, console_room_fn *room, void *ctx)
 {
 	pthread_mutex_lock(&c->lock);
 	c->write = write;
+	c->room = room;
 	c->ctx = ctx;
 	c->first_ns = c->bytes = 0;
 	pthread_mutex_unlock(&c->lock);

@@ -40,6 +40,14 @@ static void deliver(void *ctx, const void *data, size_t size)
 		h->output(h->ctx, m->id, data, size);
 }
 
+static bool has_room(void *ctx, uint64_t wait_ns)
+{
+	const struct member *m = ctx;
+	const struct family_hooks *h = &m->herd->hooks;
+
+	return h->room(h->ctx, wait_ns);
+}
+
 /* Lock held. Return: NULL when there is no memory. */
 static struct member *add_member(struct herd *h, uint64_t id, uint64_t parent, struct image *image)
 {
@@ -96,6 +104,7 @@ static int make_vm(struct member *m, struct image *image, struct vm **out, struc
 	c.number = m->id;
 	c.limit_bytes = m->limit_bytes;
 	c.console = deliver;
+	c.console_room = m->herd->hooks.room ? has_room : NULL;
 	c.console_ctx = m;
 	return vm_create(&c, out, err);
 }

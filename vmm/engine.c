@@ -581,6 +581,8 @@ static int run(struct engine *e)
 	}
 	measure(e);
 	release(e);
+	if (!e->config->quick)
+		hostmem_read(&e->summary->after);
 	return 0;
 }
 

@@ -49,6 +49,8 @@ struct clone_result {
 	struct vm_times times;    /* CLOCK_MONOTONIC is the same in every process */
 	struct space_stats space; /* fault_path and fault_why are valid strings */
 	uint64_t table_bytes;     /* page tables of its worker that are there because of its VM */
+	uint64_t kvm_table_bytes; /* KVM's page tables of its VM, at least (vmm/kvm_stats.h) */
+	bool kvm_tables_known;    /* else they cannot be told: of a reused machine never */
 	uint64_t exits;           /* VM exits handled */
 	bool reused;              /* it had a shell, not a VM made for it */
 	char text[VM_TEXT_MAX];
@@ -85,7 +87,7 @@ struct engine_config {
 	uint64_t silence_ns; /* a worker silent for this much longer is killed; 0: 10 s */
 	enum fault_choice faults;
 	uint64_t limit_bytes; /* per clone, what it copies included; 0: as much as its RAM */
-	bool quick;           /* leave space and table_bytes of results empty: 50 us a clone */
+	bool quick;           /* leave space and tables of results empty: some 50 us a clone */
 
 	void *ctx;
 	/* Output of one clone, in order; of different clones interleaved. */
@@ -107,11 +109,15 @@ struct engine_config {
 	enum clone_ready (*ready)(void *ctx, struct vm *vm, struct vm_error *why);
 };
 
-/* Memory that is only there because of this clone, and would go with it. Of a result with space. */
+/*
+ * Memory that is only there because of this clone, and would go with it, as far as it can be told
+ * of one clone: KVM's tables where they are known, and not what else KVM keeps for a VM. Of a
+ * result with space.
+ */
 static inline uint64_t clone_unique_bytes(const struct clone_result *r)
 {
 	return ((r->space.private_frames + r->space.owned_committed) << MM_PAGE_SHIFT) +
-	       r->table_bytes;
+	       r->table_bytes + r->kvm_table_bytes;
 }
 
 #define ENGINE_PER_PROCESS 8u
@@ -126,6 +132,7 @@ struct engine_summary {
 	uint64_t anonymous_bytes;    /* pages of no file */
 	uint64_t page_table_bytes;   /* VmPTE of those workers */
 	struct hostmem before, held; /* before the first worker; hold: when all were alive */
+	struct hostmem after;        /* when the last worker had gone; none of these if quick */
 	uint64_t pool_used_frames;   /* pools of all workers */
 	uint64_t pool_limit_frames;
 	uint64_t shells_made; /* VMs made for the clones asked for; workers that died do not say */

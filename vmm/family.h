@@ -21,6 +21,12 @@ struct family_hooks {
 	void (*output)(void *ctx, uint64_t number, const void *data, size_t size);
 
 	/*
+	 * Is there room for more output, of any VM (console_room_fn)? NULL: always. Asked by a
+	 * herd's VMs, which others want something of; a family's wait in `output`.
+	 */
+	bool (*room)(void *ctx, uint64_t wait_ns);
+
+	/*
 	 * The guest rang READY with all vCPUs stopped. Return true to go on, false to end this VM
 	 * here (it then counts as exited with 0). NULL: go on.
 	 */

@@ -18,6 +18,8 @@
 #define DESCRIPTORS_MAX 4096u
 #define NAME_MAX_BYTES  256u
 
+#define KVM_TABLE_BYTES 4096u
+
 static const char *const names[KVM_COUNTERS] = {
 	[KVM_COUNT_PAGES_4K] = "pages_4k",
 	[KVM_COUNT_PAGES_2M] = "pages_2m",
@@ -37,6 +39,7 @@ static const char *const names[KVM_COUNTERS] = {
 	[KVM_COUNT_SIGNAL_EXITS] = "signal_exits",
 	[KVM_COUNT_HALT_EXITS] = "halt_exits",
 	[KVM_COUNT_MMU_CACHE_MISS] = "mmu_cache_miss",
+	[KVM_COUNT_MMU_ZAPPED] = "mmu_shadow_zapped",
 	[KVM_COUNT_INSN_EMULATION] = "insn_emulation",
 };
 
@@ -59,6 +62,19 @@ bool kvm_counters_any(const struct kvm_counters *c)
 		if (c->known[i])
 			return true;
 	return false;
+}
+
+int kvm_counters_table_bytes(const struct kvm_counters *c, uint64_t *out)
+{
+	uint64_t made = c->v[KVM_COUNT_MMU_CACHE_MISS], zapped = c->v[KVM_COUNT_MMU_ZAPPED];
+
+	*out = 0;
+	/* One that has run has at least one: where none was counted, none is. */
+	if (!c->known[KVM_COUNT_MMU_CACHE_MISS] || !c->known[KVM_COUNT_MMU_ZAPPED] ||
+	    made <= zapped)
+		return -ENODATA;
+	*out = (made - zapped) * KVM_TABLE_BYTES;
+	return 0;
 }
 
 /* Return: 0 with all of it; -errno; -EPROTO when the file ends before. */

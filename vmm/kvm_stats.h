@@ -28,6 +28,7 @@ enum kvm_counter {
 	KVM_COUNT_PAGES_1G,
 	KVM_COUNT_NX_LPAGE_SPLITS,
 	KVM_COUNT_MMU_CACHE_MISS, /* of the VM, since it was made: tables that KVM has made */
+	KVM_COUNT_MMU_ZAPPED,     /* ... and taken away; a root that is in use counts twice */
 	/* Of all vCPUs, since they were made. */
 	KVM_COUNT_PF_TAKEN,    /* page faults that KVM saw (Linux 6.0, as all but two of these) */
 	KVM_COUNT_PF_FIXED,    /* of them, made a mapping (any Linux) */
@@ -63,6 +64,17 @@ const char *kvm_counter_name(enum kvm_counter c);
 
 /* Add what is known of `more` to `sum`. */
 void kvm_counters_add(struct kvm_counters *sum, const struct kvm_counters *more);
+
+/*
+ * KVM's page tables of a VM that are there now, at least, in bytes: those made less those taken
+ * away, 4 KiB each, as SecPageTables of /proc/meminfo counts them for the whole host. What KVM
+ * keeps beside a table (a word per entry where it shadows the guest's own, reverse maps) is not in
+ * it. Of counters of one VM whose memory slots have not changed since it first ran: else the roots
+ * that were taken away while in use make it too little.
+ * Return: 0; -ENODATA when it cannot be told: another architecture's KVM, or one whose tables are
+ * not of the kind that is counted (tdp_mmu).
+ */
+int kvm_counters_table_bytes(const struct kvm_counters *c, uint64_t *out);
 
 /* Is anything known? */
 bool kvm_counters_any(const struct kvm_counters *c);

@@ -98,6 +98,7 @@ void hostmem_read(struct hostmem *out)
 {
 	*out = (struct hostmem){
 		.available_bytes = hostinfo_meminfo("", "MemAvailable"),
+		.free_bytes = hostinfo_meminfo("", "MemFree"),
 		.kvm_tables_bytes = hostinfo_meminfo("", "SecPageTables"),
 		.kernel_bytes = cgroup_kernel(),
 	};

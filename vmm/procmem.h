@@ -27,9 +27,13 @@ int procmem_read(pid_t pid, struct procmem *out);
 /* Page tables of this process, in bytes; 0 when the kernel won't say. */
 uint64_t procmem_tables(void);
 
-/* 0: the kernel does not say. */
+/*
+ * 0: the kernel does not say. Of the two figures for free memory MemAvailable is the better one to
+ * compare: a file that is read moves pages from free to cached, and they can be had all the same.
+ */
 struct hostmem {
 	uint64_t available_bytes;  /* of the host: what could be had without swapping */
+	uint64_t free_bytes;       /* of the host: what nobody uses, not even as a cache */
 	uint64_t kvm_tables_bytes; /* of the host: KVM's page tables for guests (Linux 6.1) */
 	uint64_t kernel_bytes;     /* kernel memory of this process's cgroup and those below */
 };

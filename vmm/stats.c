@@ -14,6 +14,9 @@
 #define SEC_NS UINT64_C(1000000000)
 #define MIB    (1024.0 * 1024.0)
 
+/* In a series of bytes until it is sorted. */
+#define UNKNOWN UINT64_MAX
+
 /* ---- gathering ---- */
 
 /* Later minus earlier of two times; 0 when one of them has not happened. */
@@ -66,6 +69,7 @@ static int add_bytes(struct stats_clone *s, const struct clone_result *r)
 		[BYTES_PRIVATE] = r->space.private_frames << MM_PAGE_SHIFT,
 		[BYTES_OWNED] = r->space.owned_committed << MM_PAGE_SHIFT,
 		[BYTES_TABLES] = r->table_bytes,
+		[BYTES_KVM_TABLES] = r->kvm_tables_known ? r->kvm_table_bytes : UNKNOWN,
 		[BYTES_UNIQUE] = clone_unique_bytes(r),
 	};
 	int err = series_add(&s->numbers, r->number);
@@ -102,6 +106,11 @@ static json_t *number(uint64_t v)
 	return json_integer((json_int_t)v);
 }
 
+static json_t *bytes_or_null(uint64_t bytes)
+{
+	return bytes == UNKNOWN ? json_null() : number(bytes);
+}
+
 static json_t *each_json(const struct stats_clone *s)
 {
 	json_t *all = json_array();
@@ -111,7 +120,7 @@ static json_t *each_json(const struct stats_clone *s)
 		int err = json_array_append_new(one, number(s->numbers.v[n]));
 
 		for (unsigned i = 0; !err && i < BYTES_KINDS; i++)
-			err = json_array_append_new(one, number(s->bytes[i].v[n]));
+			err = json_array_append_new(one, bytes_or_null(s->bytes[i].v[n]));
 		if (err || json_array_append(all, one)) {
 			json_decref(all);
 			all = NULL;
@@ -121,11 +130,18 @@ static json_t *each_json(const struct stats_clone *s)
 	return all;
 }
 
+static void sort_known(struct series *s)
+{
+	series_sort(s);
+	while (s->count > 0 && s->v[s->count - 1] == UNKNOWN)
+		s->count--;
+}
+
 void stats_clone_finish(struct stats_clone *s)
 {
 	s->each = each_json(s);
 	for (unsigned i = 0; i < BYTES_KINDS; i++)
-		series_sort(&s->bytes[i]);
+		sort_known(&s->bytes[i]);
 	series_sort(&s->create);
 	series_sort(&s->first_output);
 	series_sort(&s->run);
@@ -166,8 +182,7 @@ static json_t *frames_json(const struct space_stats *s)
 	                 "owned_committed", number(s->owned_committed), "shared",
 	                 number(s->shared_frames), "private", number(s->private_frames),
 	                 "huge_blocks", number(s->huge_blocks), "reserved",
-	                 number(s->reserve_frames), "followed_blocks",
-	                 number(s->followed_blocks));
+	                 number(s->reserve_frames), "followed_blocks", number(s->followed_blocks));
 }
 
 static json_t *run_pool_json(const struct pool_stats *p)
@@ -269,8 +284,10 @@ static json_t *memory_json(const struct engine_summary *e)
 	                 number(e->page_table_bytes), "alive", number(e->alive));
 }
 
-static const char *const bytes_names[BYTES_KINDS] = {"shared", "private", "owned", "tables",
-                                                     "unique"};
+static const char *const bytes_names[BYTES_KINDS] = {
+	[BYTES_SHARED] = "shared", [BYTES_PRIVATE] = "private",       [BYTES_OWNED] = "owned",
+	[BYTES_TABLES] = "tables", [BYTES_KVM_TABLES] = "kvm_tables", [BYTES_UNIQUE] = "unique",
+};
 
 static uint64_t total(const struct series *s)
 {
@@ -281,15 +298,21 @@ static uint64_t total(const struct series *s)
 	return sum;
 }
 
+static json_t *bytes_series_json(const struct series *b)
+{
+	if (b->count == 0)
+		return json_pack("{s:n, s:n, s:n, s:n}", "p50", "p99", "max", "total");
+	return json_pack("{s:o, s:o, s:o, s:o}", "p50", number(series_rank(b, 50)), "p99",
+	                 number(series_rank(b, 99)), "max", number(series_rank(b, 100)), "total",
+	                 number(total(b)));
+}
+
 static json_t *clone_bytes_json(const struct stats_clone *s)
 {
 	json_t *o = json_object();
 
 	for (unsigned i = 0; o && i < BYTES_KINDS; i++) {
-		const struct series *b = &s->bytes[i];
-		json_t *one = json_pack("{s:o, s:o, s:o, s:o}", "p50", number(series_rank(b, 50)),
-		                        "p99", number(series_rank(b, 99)), "max",
-		                        number(series_rank(b, 100)), "total", number(total(b)));
+		json_t *one = bytes_series_json(&s->bytes[i]);
 
 		if (json_object_set_new(o, bytes_names[i], one)) {
 			json_decref(o);
@@ -299,13 +322,51 @@ static json_t *clone_bytes_json(const struct stats_clone *s)
 	return o;
 }
 
+/* 0: the kernel does not say. */
+static json_t *said_or_null(uint64_t bytes)
+{
+	return bytes ? number(bytes) : json_null();
+}
+
+/* Kernel memory may be 0 before: only the kind that is 0 with all alive too was not said. */
+static bool is_grown(uint64_t before, uint64_t held)
+{
+	return before || held;
+}
+
 /* More in use than before; it may be less. */
 static json_t *grown(uint64_t before, uint64_t held)
 {
-	return before || held ? json_integer((json_int_t)(held - before)) : json_null();
+	return is_grown(before, held) ? json_integer((json_int_t)(held - before)) : json_null();
 }
 
-static json_t *host_memory_json(const struct engine_summary *e)
+/*
+ * What else the kernel has for a clone, on average, in bytes: so much more kernel memory this
+ * cgroup has than before, all page tables that are known aside. Return: -1: not known.
+ */
+static int64_t kernel_average(const struct stats_clone *s)
+{
+	const struct engine_summary *e = &s->engine;
+	uint64_t told = e->page_table_bytes + total(&s->bytes[BYTES_KVM_TABLES]);
+
+	if (!e->alive || !e->held.kernel_bytes ||
+	    e->held.kernel_bytes < e->before.kernel_bytes + told)
+		return -1;
+	return (int64_t)((e->held.kernel_bytes - e->before.kernel_bytes - told) / e->alive);
+}
+
+static json_t *hostmem_json(const struct hostmem *h)
+{
+	/* There was no such moment. */
+	if (!h->available_bytes)
+		return json_null();
+	return json_pack(
+		"{s:o, s:o, s:o, s:o}", "available_bytes", said_or_null(h->available_bytes),
+		"free_bytes", said_or_null(h->free_bytes), "kvm_tables_bytes",
+		number(h->kvm_tables_bytes), "kernel_bytes", said_or_null(h->kernel_bytes));
+}
+
+static json_t *growth_json(const struct engine_summary *e)
 {
 	const struct hostmem *b = &e->before, *h = &e->held;
 
@@ -316,6 +377,24 @@ static json_t *host_memory_json(const struct engine_summary *e)
 	                 grown(h->available_bytes, b->available_bytes), "kvm_tables_bytes",
 	                 grown(b->kvm_tables_bytes, h->kvm_tables_bytes), "kernel_bytes",
 	                 grown(b->kernel_bytes, h->kernel_bytes));
+}
+
+static json_t *host_memory_json(const struct stats_clone *s)
+{
+	const struct engine_summary *e = &s->engine;
+	const int64_t average = kernel_average(s);
+	json_t *o = json_pack("{s:o, s:o, s:o, s:o}", "before", hostmem_json(&e->before), "held",
+	                      hostmem_json(&e->held), "after", hostmem_json(&e->after),
+	                      "kernel_average_bytes",
+	                      average < 0 ? json_null() : json_integer(average));
+	json_t *growth = growth_json(e);
+
+	if (!o || !growth || json_object_update(o, growth)) {
+		json_decref(o);
+		o = NULL;
+	}
+	json_decref(growth);
+	return o;
 }
 
 static json_t *workers_json(const struct stats_clone *s)
@@ -349,7 +428,7 @@ static json_t *bytes_json(const struct stats_clone *s)
 {
 	return json_pack("{s:o, s:O, s:o, s:o}", "clone_bytes", clone_bytes_json(s), "each",
 	                 s->each, "memory", memory_json(&s->engine), "host_memory",
-	                 host_memory_json(&s->engine));
+	                 host_memory_json(s));
 }
 
 json_t *stats_clone_json(const struct stats_clone *s)
@@ -457,6 +536,7 @@ static double kib(uint64_t bytes)
 	return (double)bytes / 1024;
 }
 
+/* Medians. */
 static void put_clone_bytes(const struct stats_clone *s, FILE *to)
 {
 	const struct series *b = s->bytes;
@@ -466,6 +546,10 @@ static void put_clone_bytes(const struct stats_clone *s, FILE *to)
 	fprintf(to, "bytes a clone  unique %.0f KiB: private %.0f, owned %.0f, page tables %.0f",
 	        kib(series_rank(&b[BYTES_UNIQUE], 50)), kib(series_rank(&b[BYTES_PRIVATE], 50)),
 	        kib(series_rank(&b[BYTES_OWNED], 50)), kib(series_rank(&b[BYTES_TABLES], 50)));
+	if (b[BYTES_KVM_TABLES].count == b[BYTES_UNIQUE].count)
+		fprintf(to, ", KVM's tables %.0f", kib(series_rank(&b[BYTES_KVM_TABLES], 50)));
+	else
+		fprintf(to, ", KVM's tables -");
 	fprintf(to, "; shared %.0f (medians); unique in all %.1f MiB, at most %.0f KiB\n",
 	        kib(series_rank(&b[BYTES_SHARED], 50)), (double)total(&b[BYTES_UNIQUE]) / MIB,
 	        kib(series_rank(&b[BYTES_UNIQUE], 100)));
@@ -473,20 +557,30 @@ static void put_clone_bytes(const struct stats_clone *s, FILE *to)
 
 static void put_grown(const char *what, uint64_t before, uint64_t held, FILE *to)
 {
-	if (before || held)
+	if (is_grown(before, held))
 		fprintf(to, "%s %.1f MiB", what, (double)(int64_t)(held - before) / MIB);
 }
 
-static void put_host_memory(const struct engine_summary *e, FILE *to)
+static void put_host_memory(const struct stats_clone *s, FILE *to)
 {
-	const struct hostmem *b = &e->before, *h = &e->held;
+	const struct engine_summary *e = &s->engine;
+	const struct hostmem *b = &e->before, *h = &e->held, *a = &e->after;
 
+	if (!b->available_bytes)
+		return;
+	fprintf(to, "host memory    available %.1f MiB before", (double)b->available_bytes / MIB);
+	if (h->available_bytes)
+		fprintf(to, ", %.1f with all of them alive", (double)h->available_bytes / MIB);
+	fprintf(to, ", %.1f after\n", (double)a->available_bytes / MIB);
 	if (!e->alive || !h->available_bytes)
 		return;
-	fprintf(to, "host memory    with all of them alive");
-	put_grown(": less available", h->available_bytes, b->available_bytes, to);
+	put_grown("               with all of them alive: less available", h->available_bytes,
+	          b->available_bytes, to);
 	put_grown(", KVM's tables", b->kvm_tables_bytes, h->kvm_tables_bytes, to);
 	put_grown(", kernel memory of this cgroup", b->kernel_bytes, h->kernel_bytes, to);
+	if (kernel_average(s) >= 0)
+		fprintf(to, " (all tables aside %.0f KiB a clone, on average)",
+		        kib((uint64_t)kernel_average(s)));
 	fprintf(to, "\n");
 }
 
@@ -519,7 +613,7 @@ void stats_clone_text(const struct stats_clone *s, FILE *to)
 	put_frames(&s->sum, to);
 	put_clone_bytes(s, to);
 	put_memory(&s->engine, to);
-	put_host_memory(&s->engine, to);
+	put_host_memory(s, to);
 	put_violations(&s->sum, to);
 	put_path(&s->sum, to);
 }

@@ -21,7 +21,8 @@
  *                    total, from start to end of the command
  *     exits          over all VMs: mmio, io, doorbell, interrupted, other, total
  *     kvm            KVM's own counters over all VMs and vCPUs, by KVM's names, when each VM ended:
- *                    pages_4k, pages_2m, pages_1g (mappings), nx_lpage_splits; pf_taken, pf_fixed,
+ *                    pages_4k, pages_2m, pages_1g (mappings), nx_lpage_splits, mmu_cache_miss and
+ *                    mmu_shadow_zapped (tables made, taken away); pf_taken, pf_fixed,
  *                    pf_fast, pf_spurious, pf_emulate, pf_mmio_spte_created, pf_guest, tlb_flush,
  *                    exits (those that KVM handled itself too), mmio_exits, io_exits,
  *                    signal_exits, halt_exits. null: this kernel does not count that; kvm itself is
@@ -38,19 +39,33 @@
  *                    end; total
  *     clones_per_sec count / wall
  *     clone_bytes    of single clones when they ended: shared, private, owned, tables (page tables
- *                    of its worker), unique (private + owned + tables: what would go with it), each
- *                    {"p50", "p99", "max", "total"}. With --no-reuse or --hold a clone's are its
- *                    own; else those of the machine it ran in, as the clones before it left it
- *     each           an array of [number, shared, private, owned, tables, unique], in bytes, in the
- *                    order in which they ended
- *     memory         pss_bytes, private_bytes, anonymous_bytes, page_table_bytes of all workers,
- *                    and alive: how many clones were alive when they were taken. Zero without
- *                    --hold. anonymous_bytes are the clones' private bytes and the workers' own
- *     host_memory    by how much more the host had in use with all clones alive than before:
- *                    available_bytes (what was available less), kvm_tables_bytes (KVM's page
- *                    tables, all VMs of the host), kernel_bytes (this cgroup's kernel memory).
- *                    Whatever else ran on the host is in it. null: the kernel does not say, or
- *                    no --hold
+ *                    of its worker), kvm_tables (KVM's page tables of its VM, at least; see
+ *                    vmm/kvm_stats.h), unique (private + owned + tables + kvm_tables: what would
+ *                    go with it, but for the rest that the kernel has for a VM, which no kernel
+ *                    tells of one: host_memory.kernel_average_bytes), each {"p50", "p99", "max",
+ *                    "total"}. With --no-reuse or --hold a clone's are its own; else those of the
+ *                    machine it ran in, as the clones before it left it. kvm_tables are of those
+ *                    of which they are known (never of a machine that is used again) and null
+ *                    where they are of none; unique is then without
+ *     each           an array of [number, shared, private, owned, tables, kvm_tables, unique], in
+ *                    bytes, in the order in which they ended; null: not known
+ *     memory         pss_bytes, private_bytes, anonymous_bytes, page_table_bytes of all workers
+ *                    (the kernel's smaps_rollup and VmPTE), and alive: how many clones were alive
+ *                    when they were taken. Zero without --hold. anonymous_bytes are the clones'
+ *                    private bytes and the workers' own
+ *     host_memory    before, held (with all clones alive; null without --hold) and after (the last
+ *                    worker), each of available_bytes (MemAvailable), free_bytes (MemFree),
+ *                    kvm_tables_bytes (SecPageTables: KVM's page tables, all VMs of the host) and
+ *                    kernel_bytes (this cgroup's kernel memory; null: the kernel does not say).
+ *                    Then by how much more was in use with all alive than before: available_bytes
+ *                    (what was available less), kvm_tables_bytes, kernel_bytes. And
+ *                    kernel_average_bytes: kernel_bytes, less the workers' page tables and the sum
+ *                    of kvm_tables, divided by the clones alive: the VM, its vCPUs, a share of the
+ *                    worker's process. An average, of no clone in particular. So the sum of unique
+ *                    and so much for each clone is what may be compared with available_bytes.
+ *                    Whatever else ran on the host, or in the cgroup, is in all of these; the host
+ *                    takes some time to take back what has ended. null: the kernel does not say,
+ *                    or no --hold
  *     workers        started, lost, per_process, jobs
  *     shells         virtual machines that workers made, how many clones got one that had been
  *                    another's (reused), how many machines were not fit for it (refused); of
@@ -102,6 +117,7 @@ enum clone_bytes {
 	BYTES_PRIVATE,
 	BYTES_OWNED, /* with memory behind them */
 	BYTES_TABLES,
+	BYTES_KVM_TABLES, /* not known: UINT64_MAX until sorted, then left out */
 	BYTES_UNIQUE,
 	BYTES_KINDS,
 };

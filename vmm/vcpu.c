@@ -31,6 +31,9 @@
 /* A deadline that finds the thread outside KVM_RUN must find it again. */
 #define TIMER_AGAIN_NS 10000000
 
+/* A vCPU that waits for room on the console looks so often whether something is asked of it. */
+#define ROOM_LOOK_NS 5000000
+
 static void ignore_kick(int signal)
 {
 	(void)signal;
@@ -414,6 +417,16 @@ static void start_ticks(struct vcpu *v)
 	say(v, "a timer for the limit: %s", strerror(-r));
 }
 
+/* A guest whose output nobody takes waits here, where it can be stopped, and has not gone on. */
+static bool may_enter(struct vcpu *v)
+{
+	if (console_has_room(&v->vm->console, ROOM_LOOK_NS))
+		return true;
+	check_asked(v);
+	take_nomem(v);
+	return false;
+}
+
 void vcpu_run(struct vcpu *v)
 {
 	struct vm *vm = v->vm;
@@ -424,8 +437,11 @@ void vcpu_run(struct vcpu *v)
 	if (!v->pending)
 		start_ticks(v);
 	while (!v->pending && !v->deferred && !v->halted && !atomic_load(&vm->stop)) {
-		int r = enter(v);
+		int r;
 
+		if (!may_enter(v))
+			continue;
+		r = enter(v);
 		if (r)
 			handle_no_exit(v, r);
 		else

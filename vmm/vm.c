@@ -438,7 +438,7 @@ int vm_create(const struct vm_config *c, struct vm **out, struct vm_error *err)
 	vm->times.asked = asked;
 	lock_init(&vm->lock, LOCK_VM);
 	init_changed(vm);
-	console_init(&vm->console, c->console, c->console_ctx);
+	console_init(&vm->console, c->console, c->console_room, c->console_ctx);
 	serial_init(&vm->serial, &vm->console);
 	power_init(&vm->power);
 	vm->arg = c->arg ? strdup(c->arg) : NULL;

@@ -86,7 +86,8 @@ struct vm_config {
 	 */
 	void *memory;
 
-	console_write_fn *console; /* may be NULL */
+	console_write_fn *console;     /* may be NULL */
+	console_room_fn *console_room; /* may be NULL: there is always room */
 	void *console_ctx;
 	struct vm_mailbox mailbox; /* zeroed: no input, nobody listens */
 };

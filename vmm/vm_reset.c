@@ -173,7 +173,7 @@ int vm_reuse(struct vm *vm, const struct vm_config *c, struct vm_error *err)
 
 	/* What was typed for the last one is not for this one. */
 	serial_drop_input(&vm->serial);
-	console_redirect(&vm->console, c->console, c->console_ctx);
+	console_redirect(&vm->console, c->console, c->console_room, c->console_ctx);
 	vm->ctl.mailbox = c->mailbox;
 	if (space_limit(vm->space) != vm->made.limit_frames)
 		space_resume(vm->space, vm->made.limit_frames);

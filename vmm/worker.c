@@ -17,6 +17,7 @@
 
 #include "vmm/family.h"
 #include "vmm/hostlimit.h"
+#include "vmm/kvm_stats.h"
 #include "vmm/wire.h"
 
 #define POOL_MIN (UINT64_C(64) << 20)
@@ -128,11 +129,16 @@ static enum clone_end end_of(enum vm_event e)
 static void measure(struct worker_state *w, struct vm *vm, struct clone_result *out)
 {
 	uint64_t tables = procmem_tables();
+	struct kvm_counters counters;
 
 	(void)space_stats(vm_space(vm), &out->space);
 	out->table_bytes = tables > w->tables ? tables - w->tables : 0;
 	if (w->config->hold)
 		w->tables = tables;
+	/* Dropping shadows for the next clone takes roots away that are in use. */
+	if (out->reused || vm_kvm_stats(vm, &counters))
+		return;
+	out->kvm_tables_known = kvm_counters_table_bytes(&counters, &out->kvm_table_bytes) == 0;
 }
 
 static void describe(struct worker_state *w, struct vm *vm, const struct vm_report *report,

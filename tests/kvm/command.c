@@ -115,6 +115,8 @@ static _Noreturn void become(pid_t test, int program, const char *const *args,
 		argv[i + 1] = (char *)(uintptr_t)args[i];
 	if (how->out_path || how->out_broken)
 		out = special_stdout(how);
+	else if (how->out_fd)
+		out = how->out_fd;
 	if (dup2(out, STDOUT_FILENO) < 0 || dup2(err, STDERR_FILENO) < 0)
 		_exit(99);
 	if (how->out_closed)

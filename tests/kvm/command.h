@@ -34,7 +34,8 @@ struct circumstances {
 	uid_t uid;            /* run as, 0: unchanged */
 	const char *out_path; /* stdout goes there instead */
 	bool out_closed;      /* stdout is a closed descriptor */
-	bool out_broken;      /* stdout is a pipe that nobody reads */
+	bool out_broken;      /* stdout is a pipe without a reader */
+	int out_fd;           /* stdout is this descriptor, 0: one of its own */
 	unsigned files;       /* descriptors it may have, 0: as many as the test */
 };
 

@@ -218,6 +218,76 @@ Test(cli, output_directory_holds_a_file_for_each)
 	said_free(&s);
 }
 
+/* Of one clone: what it would take with it is the sum of what it has alone. */
+static void check_each(const json_t *one, json_int_t *unique, json_int_t *kvm)
+{
+	json_int_t v[7];
+
+	cr_assert_eq(json_array_size(one), 7);
+	for (size_t i = 0; i < 7; i++)
+		v[i] = json_integer_value(json_array_get(one, i));
+	cr_assert_eq(v[6], v[2] + v[3] + v[4] + v[5]);
+	cr_assert(json_is_null(json_array_get(one, 5)) || v[5] >= 4096);
+	*unique += v[6];
+	*kvm += v[5];
+}
+
+/* Values before, while and after, and sums that are those of the clones. */
+static void check_memory(json_t *json)
+{
+	static const char *const moments[] = {"before", "held", "after"};
+	json_t *each = json_object_get(json, "each"), *host = json_object_get(json, "host_memory");
+	json_int_t unique = 0, kvm = 0;
+
+	for (size_t i = 0; i < 3; i++) {
+		json_t *then = json_object_get(host, moments[i]);
+
+		cr_assert_gt(json_at(then, "available_bytes"), 0, "%s", moments[i]);
+		cr_assert_gt(json_at(then, "free_bytes"), 0, "%s", moments[i]);
+	}
+	cr_assert_eq(json_at(host, "available_bytes"),
+	             json_at(host, "before.available_bytes") -
+	                     json_at(host, "held.available_bytes"));
+	cr_assert_eq(json_array_size(each), CLONES);
+	for (size_t i = 0; i < CLONES; i++)
+		check_each(json_array_get(each, i), &unique, &kvm);
+	cr_assert_eq(json_at(json, "clone_bytes.unique.total"), unique);
+	if (kvm > 0)
+		cr_assert_eq(json_at(json, "clone_bytes.kvm_tables.total"), kvm);
+	if (!json_is_null(json_object_get(host, "kernel_average_bytes")))
+		cr_assert_eq(json_at(host, "kernel_average_bytes"),
+		             (json_at(host, "kernel_bytes") - kvm -
+		              json_at(json, "memory.page_table_bytes")) /
+		                     CLONES);
+}
+
+/* In a machine that is used again KVM's tables are nobody's, nor is any moment one of all alive. */
+Test(cli, memory_that_cannot_be_told_is_null)
+{
+	char nonce[NONCE_LEN + 1];
+	unsigned unknown = 0;
+	json_t *json, *host;
+	struct said s;
+
+	save_counter("64M", "t.cow", nonce);
+	s = run(ARGS("clone", "-n", "20", "-j", "1", "--stats=json", scratch("t.cow")));
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	json = last_json(s.err);
+	host = json_object_get(json, "host_memory");
+	cr_assert_gt(json_at(host, "before.available_bytes"), 0);
+	cr_assert_gt(json_at(host, "after.available_bytes"), 0);
+	cr_assert(json_is_null(json_object_get(host, "held")));
+	cr_assert(json_is_null(json_object_get(host, "available_bytes")));
+	cr_assert(json_is_null(json_object_get(host, "kernel_average_bytes")));
+	for (size_t i = 0; i < 20; i++)
+		unknown += json_is_null(
+			json_array_get(json_array_get(json_object_get(json, "each"), i), 5));
+	cr_assert_geq(unknown, json_at(json, "shells.reused"));
+	cr_assert_gt(json_at(json, "shells.reused"), 0);
+	json_decref(json);
+	said_free(&s);
+}
+
 Test(cli, held_clones_share_memory)
 {
 	char nonce[NONCE_LEN + 1];
@@ -235,6 +305,7 @@ Test(cli, held_clones_share_memory)
 	/* What the template holds, and half a MiB for each. */
 	cr_assert_lt(json_at(json, "memory.pss_bytes"),
 	             json_at(json, "image.data_bytes") + CLONES * (512 << 10));
+	check_memory(json);
 	cr_assert_eq(json_at(json, "workers.started"),
 	             (CLONES + json_at(json, "workers.per_process") - 1) /
 	                     json_at(json, "workers.per_process"));

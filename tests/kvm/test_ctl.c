@@ -3,11 +3,13 @@
  * tests/kvm/test_ctl.c - `cowslip run --ctl` and `cowslip ctl` as their users have them.
  */
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -284,6 +286,165 @@ Test(ctl, with_save)
 	said_free(&s);
 	s = run(ARGS("image", "verify", image));
 	cr_assert_eq(s.status, 0, "%s", s.err);
+	said_free(&s);
+}
+
+/* ---- output that nobody reads ---- */
+
+/* A guest that says a line each round, `rounds` of them (0: for ever), to a pipe. */
+static struct running talk(const char *sock, const char *rounds, int *out)
+{
+	const char *const args[] = {"run", "--ctl",   sock,   "--mem",   "16M", guest("stamp"),
+	                            "--",  "size=8K", rounds, "every=1", NULL};
+	int ends[2];
+	struct running r;
+
+	cr_assert_eq(pipe2(ends, O_CLOEXEC), 0);
+	r = start(args, &(struct circumstances){.out_fd = ends[1]});
+	close(ends[1]);
+	*out = ends[0];
+	for (unsigned i = 0; i < pace_patience(1000) && !is_there(sock); i++)
+		usleep(10000);
+	cr_assert(is_there(sock), "nobody listens on %s", sock);
+	return r;
+}
+
+/* Until the pipe is full, and what stands before it as well. */
+static void wait_full(int fd)
+{
+	int last = -1, now = 0;
+
+	for (unsigned i = 0; i < pace_patience(200) && now != last; i++) {
+		last = now;
+		usleep(300000);
+		cr_assert_eq(ioctl(fd, FIONREAD, &now), 0);
+		cr_assert_gt(now, 0);
+	}
+	cr_assert_eq(now, last);
+	cr_assert_geq(now, 60 << 10, "%d bytes are no full pipe", now);
+}
+
+/* Done, and soon. */
+static void soon(const char *const *args)
+{
+	struct said s = run(args);
+
+	cr_assert_eq(s.status, 0, "%s: %s", args[2], s.err);
+	cr_assert_lt(s.seconds, (double)pace_patience(1), "%s: %g s", args[2], s.seconds);
+	said_free(&s);
+}
+
+/* All there is to read. The caller's. */
+static char *read_all(int fd)
+{
+	FILE *f = fdopen(fd, "r");
+	char *text = NULL;
+	size_t room = 0;
+
+	cr_assert_not_null(f);
+	cr_assert_gt(getdelim(&text, &room, '\0', f), 0);
+	fclose(f);
+	return text;
+}
+
+/* Lines that begin so, `round N ok` behind it, without a gap from the first. Return: how many. */
+static unsigned rounds_of(const char *text, const char *lead)
+{
+	unsigned count = 0, first = 0;
+	char want[64];
+
+	for (const char *at = text; *at; at = strchrnul(at, '\n'), at += *at == '\n') {
+		if (strncmp(at, lead, strlen(lead)) != 0)
+			continue;
+		at += strlen(lead);
+		if (strncmp(at, "round ", 6) != 0)
+			continue;
+		if (count == 0)
+			first = (unsigned)strtoul(at + 6, NULL, 10);
+		snprintf(want, sizeof(want), "round %u ok\n", first + count);
+		cr_assert_eq(strncmp(at, want, strlen(want)), 0, "%s%.40s, not %s", lead, at, want);
+		count++;
+	}
+	return count;
+}
+
+/* All that can be asked is answered, and the end does not wait for the reader. */
+Test(ctl, nobody_reads)
+{
+	const char *sock = scratch("sock");
+	struct running r;
+	struct said s;
+	int out;
+
+	r = talk(sock, "rounds=0", &out);
+	wait_full(out);
+	soon(ARGS("ctl", sock, "stats"));
+	soon(ARGS("ctl", sock, "fork"));
+	soon(ARGS("ctl", sock, "fork", "1"));
+	soon(ARGS("ctl", sock, "pause"));
+	cr_assert_eq(count_vms(sock, "paused"), 3);
+	soon(ARGS("ctl", sock, "resume"));
+	soon(ARGS("ctl", sock, "save", scratch("a.cow"), "2"));
+	soon(ARGS("ctl", sock, "stop", "1"));
+	soon(ARGS("ctl", sock, "stop"));
+	s = finish(&r);
+	cr_assert_eq(s.status, 125, "%s", s.err);
+	cr_assert(lines(s.err) == 1 && strstr(s.err, "bytes are lost"), "%s", s.err);
+	cr_assert(!is_there(sock));
+	close(out);
+	said_free(&s);
+}
+
+/* A reader that comes late finds everything, in order, of each of them. */
+Test(ctl, late_reader)
+{
+	const char *sock = scratch("sock");
+	struct running r;
+	struct said s;
+	char *text;
+	int out;
+
+	r = talk(sock, "rounds=20000", &out);
+	wait_full(out);
+	fork_of(sock, "0", 1);
+	fork_of(sock, "1", 2);
+	wait_full(out);
+	text = read_all(out);
+	s = finish(&r);
+	cr_assert_eq(s.status, 0, "%s", s.err);
+	cr_assert_str_empty(s.err);
+	cr_assert_eq(rounds_of(text, ""), 20000);
+	cr_assert(strncmp(text, "round 1 ok\n", 11) == 0, "%.40s", text);
+	for (unsigned i = 0; i <= 2; i++) {
+		char lead[16] = "", last[64];
+
+		if (i)
+			snprintf(lead, sizeof(lead), "[%u] ", i);
+		if (i)
+			cr_assert_gt(rounds_of(text, lead), 1000);
+		snprintf(last, sizeof(last), "%sstamps 40000 ok\n", lead);
+		cr_assert_eq(lines_with(text, last), 1);
+	}
+	free(text);
+	said_free(&s);
+}
+
+/* Nor does a guest's time stand still. */
+Test(ctl, time_runs_out_unread)
+{
+	const char *sock = scratch("sock");
+	int ends[2];
+	struct said s;
+
+	cr_assert_eq(pipe2(ends, O_CLOEXEC), 0);
+	s = run_in(ARGS("run", "--ctl", sock, "--mem", "16M", "--timeout", "1", guest("stamp"),
+	                "--", "size=8K", "rounds=0", "every=1"),
+	           &(struct circumstances){.out_fd = ends[1]});
+	cr_assert_eq(s.status, 124, "%s", s.err);
+	cr_assert_eq(lines(s.err), 2, "%s", s.err);
+	cr_assert_lt(s.seconds, 5 * (double)pace_patience(1));
+	close(ends[0]);
+	close(ends[1]);
 	said_free(&s);
 }
 

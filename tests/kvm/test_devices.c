@@ -352,7 +352,7 @@ Test(devices, serial_as_a_driver_sees_it)
 	struct console console;
 	struct serial s;
 
-	console_init(&console, tape_write, &t);
+	console_init(&console, tape_write, NULL, &t);
 	serial_init(&s, &console);
 	port_out(&s, 7, 0xa5);
 	cr_assert_eq(port_in(&s, 7), 0xa5, "scratch register");
@@ -387,7 +387,7 @@ Test(devices, serial_saved)
 	struct serial_regs saved, again;
 	struct serial s, copy;
 
-	console_init(&console, tape_write, &t);
+	console_init(&console, tape_write, NULL, &t);
 	serial_init(&s, &console);
 	serial_init(&copy, &console);
 	port_out(&s, 3, 0x80);

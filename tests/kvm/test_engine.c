@@ -101,17 +101,22 @@ Test(engine, memory_adds_up)
 	struct fleet *f = fleet_make(guest_image("counter", NULL, 64 * MIB, VM_READY), count, 2);
 	const struct engine_summary *s = &f->summary;
 	uint64_t private = 0, tables = 0;
+	bool told;
 
 	f->config.hold = true;
 	fleet_run(f);
 	expect_all(f, CLONE_EXITED);
+	told = f->last[1].kvm_tables_known;
 	for (unsigned i = 1; i <= count; i++) {
 		const struct clone_result *r = &f->last[i];
 		uint64_t bytes = r->space.private_frames << MM_PAGE_SHIFT;
 
 		cr_assert_eq(r->space.owned_committed, 0);
 		cr_assert(bytes >= 8 * MM_PAGE_SIZE && bytes <= 256 << 10, "%lu", bytes);
-		cr_assert_eq(clone_unique_bytes(r), bytes + r->table_bytes);
+		cr_assert_eq(clone_unique_bytes(r), bytes + r->table_bytes + r->kvm_table_bytes);
+		cr_assert_eq(r->kvm_tables_known, told, "clone %u", i);
+		cr_assert(!told || r->kvm_table_bytes >= 4 * MM_PAGE_SIZE, "clone %u: %lu", i,
+		          r->kvm_table_bytes);
 		cr_assert_leq(clone_unique_bytes(r), 192 << 10, "clone %u: %lu", i,
 		              clone_unique_bytes(r));
 		private += bytes;
@@ -126,7 +131,9 @@ Test(engine, memory_adds_up)
 	cr_assert_lt(s->private_bytes - private, s->workers * MIB);
 	cr_assert_lt(s->page_table_bytes - tables, s->workers * MIB / 2);
 #endif
+	cr_assert_gt(s->before.available_bytes, 0);
 	cr_assert_gt(s->held.available_bytes, 0);
+	cr_assert_gt(s->after.available_bytes, 0);
 	if (s->held.kernel_bytes > s->before.kernel_bytes + count * (UINT64_C(64) << 10))
 		expect_given_back(&s->before, &s->held);
 	fleet_free(f);

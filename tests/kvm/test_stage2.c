@@ -351,6 +351,34 @@ Test(stage2, page_size_is_the_one_asked_for)
 	              huge.v[KVM_COUNT_PF_FIXED] + huge.v[KVM_COUNT_MMIO_EXITS]);
 }
 
+/* Four blocks of small mappings take a table each, which as many huge ones do not. */
+Test(stage2, tables_are_told_where_they_can_be)
+{
+	const uint64_t blocks = 8 * MIB / MM_BLOCK_SIZE;
+	uint64_t small_bytes, huge_bytes;
+	struct kvm_counters small, huge;
+	struct lab l;
+	int r;
+
+	require_path(FAULTS_UFFD);
+	lab_open(&l, POOL);
+	small = walk(&l, FAULTS_KERNEL, PAGE_SIZE_4K);
+	huge = walk(&l, FAULTS_UFFD, PAGE_SIZE_2M);
+	lab_close(&l);
+	r = kvm_counters_table_bytes(&small, &small_bytes);
+	cr_assert_eq(r, kvm_counters_table_bytes(&huge, &huge_bytes));
+	if (r) {
+		cr_assert_eq(r, -ENODATA);
+		cr_assert_eq(host_mmu(), MMU_EXACT, "shadow tables are counted");
+		cr_assert(small_bytes == 0 && huge_bytes == 0);
+		return;
+	}
+	cr_assert_geq(huge_bytes, 4 * MM_PAGE_SIZE);
+	cr_assert_geq(small_bytes, huge_bytes + blocks * MM_PAGE_SIZE, "%lu KiB, %lu KiB",
+	              small_bytes >> 10, huge_bytes >> 10);
+	cr_assert_leq(small_bytes, 64 * MM_PAGE_SIZE, "%lu KiB", small_bytes >> 10);
+}
+
 /* All of a machine's memory is one mapping, where the host has set a page that large aside. */
 Test(stage2, a_gib_is_one_mapping, .fini = release_pages)
 {
