@@ -20,10 +20,11 @@
 # Where this host has no usable KVM, kvm is what kvm@nested-6.1 says, which then runs once.
 #
 # Environment: MAKE; TEST_TIMEOUT (seconds, of a test that names none), SUITE_TIMEOUT (seconds),
-# TSAN_FILTER (glob over suite/test). Set for the tests: COWSLIP (the program under test),
-# COWSLIP_GUESTS (directory of guest programs) and, in the nested machine, COWSLIP_SLOWNESS: about
-# how many times as slow as hardware it is. Tests then go fewer rounds and wait longer
-# (tests/kvm/pace.h); none is left out. NESTED_SLOWNESS (5) is its value; 1 goes all rounds.
+# TSAN_FILTER (glob over suite/test; by default the suites that have threads). Set for the tests:
+# COWSLIP (the program under test), COWSLIP_GUESTS (directory of guest programs) and, in the nested
+# machine, COWSLIP_SLOWNESS: about how many times as slow as hardware it is. Tests then go fewer
+# rounds and wait longer (tests/kvm/pace.h); none is left out. NESTED_SLOWNESS (5) is its value; 1
+# goes all rounds.
 set -u
 
 cd "$(dirname "$0")/.." || exit 1
@@ -31,7 +32,9 @@ MAKE=${MAKE:-make}
 TEST_TIMEOUT=${TEST_TIMEOUT:-120}
 SUITE_TIMEOUT=${SUITE_TIMEOUT:-1500}
 NESTED_SLOWNESS=${NESTED_SLOWNESS:-5}
-TSAN_FILTER=${TSAN_FILTER:-*}
+# Suites of one thread have nothing to show to ThreadSanitizer, and take it minutes.
+one_thread='bench_*|boot|elf|image_*|linux_*|pack|policy|pvh_boot|snapshot*'
+TSAN_FILTER=${TSAN_FILTER:-!($one_thread)/*}
 
 # One run at a time in a tree: builds and results would get into each other's way.
 if [ -z "${COWSLIP_TESTS_LOCKED:-}" ]; then

@@ -45,7 +45,7 @@ struct report {
 
 struct options {
 	const char *tap;
-	const char *filter; /* fnmatch over suite/name */
+	const char *filter; /* fnmatch over suite/name, with @(), !() and so on */
 	double timeout;     /* seconds, of a test that names none */
 	bool list;
 };
@@ -304,7 +304,7 @@ static bool selected(const struct criterion_test *t, const struct options *o)
 	char id[256];
 
 	snprintf(id, sizeof(id), "%s/%s", t->category, t->name);
-	return !o->filter || fnmatch(o->filter, id, 0) == 0;
+	return !o->filter || fnmatch(o->filter, id, FNM_EXTMATCH) == 0;
 }
 
 static void run_all(const struct options *o, FILE *tap, struct tally *tally)
