@@ -40,8 +40,8 @@ VMM_SRCS := $(addprefix vmm/, \
 	image_diff.c image_dir.c image_map.c kernel.c kvm.c kvm_stats.c pack.c pack_read.c \
 	pmem.c power.c procmem.c serial.c series.c shell.c snapshot.c snapshot_block.c \
 	snapshot_layers.c snapshot_read.c snapshot_verify.c snapshot_write.c tick.c unpack.c \
-	vcpu.c vm.c vm_limit.c vm_reset.c vm_slots.c vm_tables.c vm_tick.c vmstate.c watch.c \
-	worker.c)
+	vcpu.c vm.c vm_follow.c vm_limit.c vm_reset.c vm_slots.c vm_tables.c vm_tick.c vmstate.c \
+	watch.c worker.c)
 
 CLI_SRCS := $(addprefix vmm/, \
 	cli_clone.c cli_ctl.c cli_ctl_run.c \

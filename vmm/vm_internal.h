@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
  * vmm/vm_internal.h - the inside of a VM, shared by vm.c (life cycle), vm_reset.c (back to the
- * image), vm_slots.c (memory slots), vm_limit.c (no more memory), vm_tables.c (page tables), vcpu.c
- * (running), vm_tick.c (what is done meanwhile), vmstate.c (saved state) and kvm_stats.c (KVM's
- * counters).
+ * image), vm_slots.c (memory slots), vm_limit.c (no more memory), vm_follow.c (walks of writes),
+ * vm_tables.c (page tables), vcpu.c (running), vm_tick.c (what is done meanwhile), vmstate.c (saved
+ * state) and kvm_stats.c (KVM's counters).
  */
 #ifndef COWSLIP_VMM_VM_INTERNAL_H
 #define COWSLIP_VMM_VM_INTERNAL_H
@@ -240,6 +240,12 @@ void vm_limit_tick(struct vcpu *v, uint64_t faults);
 
 /* Before it runs. Return: whether it is over its limit; then out->text and short_of say so. */
 bool vm_over_limit(struct vm *vm, struct vm_report *out);
+
+/* ---- vm_follow.c: a user of ticks ---- */
+
+bool vm_follow_wants(const struct vm *vm);
+void vm_follow_tick(struct vcpu *v, uint64_t faults);
+void vm_follow_stopped(struct vm *vm);
 
 /* ---- vm_slots.c ---- */
 

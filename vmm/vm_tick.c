@@ -22,63 +22,9 @@ struct tick_user {
 	void (*stopped)(struct vm *vm);
 };
 
-/* ---- walks of writes through the image's memory (space_look) ---- */
-
-/* Fewer faults than this since the last look are no walk. */
-#define FOLLOW_FAULTS 24u
-
-/*
- * Of a vCPU's time a look may take this part, and less where looks find nothing: half as much with
- * each such look, down to an eighth.
- */
-#define FOLLOW_PART      16u
-#define FOLLOW_FRUITLESS 3u
-
-/* ... but looks so far apart, 64 ms, show nothing. */
-#define FOLLOW_PAUSE_NS UINT64_C(64000000)
-
-/* Blocks copied before anybody else has a say: some milliseconds. */
-#define FOLLOW_BATCH 8u
-
-static bool wants_follow(const struct vm *vm)
-{
-	return space_may_follow(vm->space);
-}
-
-/* One vCPU looks at a time, for all of them. */
-static void tick_follow(struct vcpu *v, uint64_t faults)
-{
-	struct vm_follow *f = &v->vm->follow;
-	uint64_t start = clock_ns(), pause;
-	int r;
-
-	v->unseen += faults;
-	if (v->unseen < FOLLOW_FAULTS || start < atomic_load(&f->not_before) ||
-	    atomic_exchange(&f->busy, true))
-		return;
-	v->unseen = 0;
-	r = space_look(v->vm->space);
-	f->fruitless = r > 0 ? 0 : (unsigned)min_u64(f->fruitless + 1, FOLLOW_FRUITLESS);
-	pause = ((clock_ns() - start) * FOLLOW_PART) << f->fruitless;
-	atomic_store(&f->not_before, clock_ns() + min_u64(pause, FOLLOW_PAUSE_NS));
-	atomic_store(&f->busy, false);
-	if (r > 0)
-		vm_tick_ask_stopped(v);
-}
-
-/* Where others wait to go on, or somebody for the VM, the rest is left for the next tick. */
-static void stopped_follow(struct vm *vm)
-{
-	while (space_follow(vm->space, FOLLOW_BATCH) && vm->cpu_count == 1 &&
-	       !atomic_load(&vm->kicked) && (!vm->deadline_ns || clock_ns() < vm->deadline_ns))
-		;
-}
-
-/* ---- users ---- */
-
 static const struct tick_user users[] = {
 	{vm_limit_wants, vm_limit_tick, NULL},
-	{wants_follow, tick_follow, stopped_follow},
+	{vm_follow_wants, vm_follow_tick, vm_follow_stopped},
 };
 #define USERS (sizeof(users) / sizeof(users[0]))
 
