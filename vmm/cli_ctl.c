@@ -117,7 +117,6 @@ static char *make_line(const struct ctl_command *c)
 
 	if (strcmp(c->word[1], "limit") == 0)
 		return limit_line(c);
-
 	if (strcmp(c->word[1], "save") == 0)
 		return save_line(c);
 	if (asprintf(&line, "%s%s%s%s%s", c->word[1], c->count > 2 ? " " : "",

@@ -183,7 +183,9 @@ static json_t *do_limit(struct cli_ctl *c, const struct asked *a)
 	struct vm_error err;
 	uint64_t size;
 
-	if (!a->has_id || a->id == HERD_ALL || a->rest[0] == '\0')
+	if (a->has_id && a->id == HERD_ALL)
+		return refuse("limit: one VM at a time; name it by its number");
+	if (!a->has_id || a->rest[0] == '\0')
 		return refuse("limit: of which VM, and how much? `limit ID BYTES`");
 	size = to_bytes(a->rest);
 	if (size == 0)

@@ -271,11 +271,17 @@ static int check_reserve(const struct run_command *r)
 	struct hostinfo_huge h;
 
 	if (r->hugetlb && page < MM_BLOCK_SIZE) {
-		cli_error("--hugetlb: not for pages of this size; add --page-size 2m or 1g");
+		cli_error("--hugetlb: huge pages have 2 MiB or 1 GiB; add --page-size 2m or 1g");
 		return -EINVAL;
 	}
 	if (!r->hugetlb && r->page_size != PAGE_SIZE_1G)
 		return 0;
+	if (r->limit && r->limit < page) {
+		cli_error("--limit %" PRIu64 ": less than one page of %" PRIu64
+		          " MiB, and those are had whole; allow more",
+		          r->limit, page / MIB);
+		return -EINVAL;
+	}
 	want = (r->limit ? min_u64(r->limit, r->mem) : r->mem) / page;
 	if (hostinfo_huge("", page, &h)) {
 		cli_error("%s: this host can set no such pages aside; leave it out", asked);

@@ -142,6 +142,8 @@ Test(cli_wrong, options_of_clone)
 	refused(ARGS("run", "--page-size", "2m", "--hugetlb", "--mem", "128G", guest("hello")),
 	        "pages of 2 MiB: 65536 wanted");
 	refused(ARGS("run", "--hugetlb", guest("hello")), "add --page-size 2m or 1g");
+	refused(ARGS("run", "--page-size", "1g", "--mem", "1G", "--limit", "100M", guest("hello")),
+	        "less than one page of 1024 MiB");
 }
 
 /* ---- guests that are none ---- */

@@ -377,7 +377,7 @@ Test(limit, ctl)
 	wait_state(sock, 2, "running");
 	refused(ARGS("ctl", sock, "limit", "5000", "2"), "whole pages");
 	refused(ARGS("ctl", sock, "limit"), "to how much?");
-	refused(ARGS("ctl", sock, "limit", "4M", "all"), "which VM");
+	refused(ARGS("ctl", sock, "limit", "4M", "all"), "one VM at a time");
 	refused(ARGS("ctl", sock, "limit", "4M", "1"), "VM 1: there is none");
 	wait_state(sock, 0, "running");
 	json_decref(must(ARGS("ctl", sock, "stop")));
