@@ -255,7 +255,7 @@ Test(bench, faults_on_a_clones_memory)
 	cr_assert_eq(in_row(doc, "uffd-4k", "events"), TOUCHES);
 	cr_assert_eq(in_row(doc, "uffd-4k", "kinds/cow/count"), TOUCHES);
 	cr_assert_eq(in_row(doc, "private-4k", "committed_bytes"), (double)SIZE);
-	/* On a slow machine it may look like a walk, and be followed: what that may cost is bounded. */
+	/* On a slow machine it may look like a walk and be followed: what that costs is bounded. */
 	cr_assert_geq(in_row(doc, "auto", "private_bytes"), (double)SIZE);
 	cr_assert_leq(in_row(doc, "auto", "private_bytes"), (double)(2 * SIZE + (32UL << 20)));
 	json_decref(doc);
