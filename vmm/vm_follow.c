@@ -38,6 +38,11 @@ void vm_follow_tick(struct vcpu *v, uint64_t faults)
 	    atomic_exchange(&f->busy, true))
 		return;
 	v->unseen = 0;
+	/* Not worth it for one that may be over by the next tick. */
+	if (!atomic_exchange(&f->begun, true)) {
+		atomic_store(&f->busy, false);
+		return;
+	}
 	r = space_look(v->vm->space);
 	f->fruitless = r > 0 ? 0 : (unsigned)min_u64(f->fruitless + 1, MOST_FRUITLESS);
 	pause = ((clock_ns() - start) * TIME_PART) << f->fruitless;

@@ -91,6 +91,7 @@ struct machine {
 /* Looking for walks of writes (vm_tick.c). */
 struct vm_follow {
 	_Atomic bool busy;           /* a vCPU looks */
+	_Atomic bool begun;          /* a tick has found faults before */
 	_Atomic uint64_t not_before; /* when the next may, CLOCK_MONOTONIC */
 	unsigned fruitless;          /* whoever is busy; looks in a row that found nothing */
 };
