@@ -189,8 +189,8 @@ Test(ctl, save)
 
 /* What a guest has been told of itself: its lines `vm N generation G entropy E`. */
 struct told {
-	unsigned lines;
 	unsigned long vm;
+	unsigned lines;
 	char generation[17], entropy[17];
 };
 
@@ -198,16 +198,16 @@ struct told {
 static struct told told_by(const char *out, const char *lead)
 {
 	struct told t = {0};
-	char start[32];
+	char start[32], *end;
 
 	snprintf(start, sizeof(start), "%svm ", lead);
 	for (const char *at = out; *at; at = strchr(at, '\n') + 1) {
 		if (strncmp(at, start, strlen(start)) != 0)
 			continue;
 		t.lines++;
-		cr_assert_eq(sscanf(at + strlen(lead), "vm %lu generation %16s entropy %16s", &t.vm,
-		                    t.generation, t.entropy),
-		             3, "%s", at);
+		t.vm = strtoul(at + strlen(start), &end, 10);
+		cr_assert_eq(sscanf(end, " generation %16s entropy %16s", t.generation, t.entropy),
+		             2, "%s", at);
 	}
 	return t;
 }
