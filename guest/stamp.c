@@ -12,7 +12,7 @@
  * what another VM wrote there. After each round all pages must hold one unbroken chain of digests,
  * which ends with the last stamp; and what was seen of the next vCPU must still be so.
  *
- * vCPU 0 rings READY after its first round, when every page has been written once.
+ * vCPU 0 rings READY after the first round of all, when every page has been written once.
  *
  * Arguments: size=SIZE of memory (default 8M); rounds=N (default 8), 0: for ever; rate=N stamps a
  * second for each vCPU (default 0: as fast as may be); verify=0: only write; every=N: print
@@ -222,7 +222,12 @@ static void tell(uint64_t round)
 static void run(unsigned index)
 {
 	for (uint64_t round = 1; all.rounds == 0 || round <= all.rounds; round++) {
-		if (write_round(index) != GUEST_OK)
+		int code = write_round(index);
+
+		/* The pages of all are there when vCPU 0 says so. */
+		if (round == 1)
+			barrier_wait(&all.end, guest_cpus());
+		if (code != GUEST_OK)
 			break;
 		if (index > 0)
 			continue;
@@ -235,7 +240,7 @@ static void run(unsigned index)
 
 void guest_cpu(unsigned index)
 {
-	/* Its pages are there when vCPU 0 says so. */
+	/* Not before the rings are laid out. */
 	barrier_wait(&all.end, guest_cpus());
 	run(index);
 }
