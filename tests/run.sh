@@ -10,7 +10,8 @@
 # A suite's counts come from the TAP file its runner wrote, never from its exit status alone.
 # What cannot be right counts as a failure: a build that breaks, no TAP, fewer results than
 # planned, no tests at all, a runner that fails while every test passed, a sanitizer report
-# that no test owned up to. The last line is `N passed, N failed[, N skipped (why)]`; the exit
+# that no test owned up to. The suites of the nested machine, which has one CPU, run beside the
+# others, and their lines begin with `nested: `. The last line is `N passed, N failed[, N skipped (why)]`; the exit
 # status is 0 only when nothing failed.
 #
 # unit@nested-KERNEL and kvm@nested-KERNEL run in the nested machine (tests/nested/run), which needs
@@ -47,6 +48,10 @@ passed=0
 failed=0
 skipped=0
 reasons=
+jobs=-j$(nproc)
+case ${MAKEFLAGS:-} in
+*-j*) jobs= ;; # make shares out its own
+esac
 
 say() {
 	printf '%s\n' "$*"
@@ -58,11 +63,13 @@ broke() { # suite, what happened
 	failed=$((failed + 1))
 }
 
+# One at a time: both lanes build in the same directories.
 build() { # suite, make arguments...
 	suite=$1
 	shift
 	say "== $suite: building"
-	"$MAKE" --no-print-directory "$@" && return 0
+	# shellcheck disable=SC2086 # $jobs is a word or none
+	flock -o build/.builds.lock "$MAKE" $jobs --no-print-directory "$@" && return 0
 	broke "$suite" "does not build"
 	return 1
 }
@@ -271,11 +278,8 @@ suite_kvm_asan() {
 	run_kvm kvm-asan asan build/asan/cowslip
 }
 
-[ $# -gt 0 ] ||
-	set -- includes unit asan fuzz tsan kvm kvm@nested-6.1 linux@nested-6.1 icount@nested-6.1
-suites=$*
-for name; do
-	case $name in
+suite() { # name
+	case $1 in
 	includes) suite_includes ;;
 	unit) suite_unit ;;
 	asan) suite_asan ;;
@@ -283,15 +287,62 @@ for name; do
 	tsan) suite_tsan ;;
 	kvm) suite_kvm ;;
 	kvm-asan) suite_kvm_asan ;;
-	unit@nested-* | kvm@nested-*) run_nested "$name" ;;
-	linux@nested-*) run_linux "$name" ;;
-	icount@nested-*) run_icount "$name" ;;
+	unit@nested-* | kvm@nested-*) run_nested "$1" ;;
+	linux@nested-*) run_linux "$1" ;;
+	icount@nested-*) run_icount "$1" ;;
+	*) broke "$1" "no such suite" ;;
+	esac
+}
+
+# Suites one after the other, in a shell of their own. What they come to is left in a file.
+lane() { # file, names...
+	totals=$1
+	shift
+	for name; do
+		start=$(date +%s)
+		suite "$name"
+		say "== $name: $(($(date +%s) - start)) s"
+	done
+	printf '%s\n' "$passed" "$failed" "$skipped" "$reasons" >"$totals"
+}
+
+# Fold what a lane came to into the totals.
+join() { # file, names
+	if [ ! -s "$1" ]; then
+		broke "$2" "did not come to their end"
+		return
+	fi
+	{ read -r l_passed && read -r l_failed && read -r l_skipped && read -r l_reasons; } <"$1"
+	passed=$((passed + l_passed))
+	failed=$((failed + l_failed))
+	skipped=$((skipped + l_skipped))
+	[ -z "$l_reasons" ] || reasons="$reasons${reasons:+; }$l_reasons"
+}
+
+[ $# -gt 0 ] ||
+	set -- includes unit asan fuzz tsan kvm kvm@nested-6.1 linux@nested-6.1 icount@nested-6.1
+suites=$*
+here=
+nested=
+for name; do
+	case $name in
+	*@nested-*) nested="$nested $name" ;;
+	includes | unit | asan | fuzz | tsan | kvm | kvm-asan) here="$here $name" ;;
 	*)
-		sed -n '5,7s/^# //p' "$0" >&2
+		sed -n '6,7s/^# //p' "$0" >&2
 		exit 2
 		;;
 	esac
 done
+rm -f build/.lane-*
+# shellcheck disable=SC2086 # lists of words
+{
+	(lane build/.lane-nested $nested 2>&1) | sed -u 's/^/nested: /' &
+	(lane build/.lane-here $here)
+}
+wait
+join build/.lane-here "$here"
+join build/.lane-nested "$nested"
 
 closing="$passed passed, $failed failed"
 [ "$skipped" -eq 0 ] || closing="$closing, $skipped skipped ($reasons)"
