@@ -124,8 +124,8 @@ GUEST_LDFLAGS := -static -nostdlib -Wl,--build-id=none,-z,noexecstack,-z,norelro
 	-Wl,-z,max-page-size=4096,--fatal-warnings
 
 # Calls that the unit tests make fail on demand: tests/unit/inject.c stands in for them.
-INJECT_WRAPS := mmap munmap mprotect madvise fallocate malloc calloc realloc ioctl memfd_create \
-	pthread_create eventfd open pread ftruncate fsopen openat pwrite fsync renameat
+INJECT_WRAPS := mmap munmap mremap mprotect madvise fallocate malloc calloc realloc ioctl \
+	memfd_create pthread_create eventfd open pread ftruncate fsopen openat pwrite fsync renameat
 INJECT := $(if $(filter tests/unit/inject.c,$(UNIT_SRCS)),$(INJECT_WRAPS:%=-Wl,--wrap=%))
 
 B := build/$(BUILD)

@@ -5,6 +5,8 @@
  * A block is reserved whole (2 MiB of offsets) and then
  *
  *     cluster    mapped and armed; pages come in a few at a time
+ *     watched    one 2 MiB page already, mapped and let in a few pages at a time, where it will
+ *                most likely be walked through: to see whether it is
  *     granted    mapped and not armed: the kernel fills it at the touches to come, by 2 MiB pages
  *                where the pool has them and the block is mapped so, else by 4 KiB pages
  *     collapsed  made one 2 MiB page here, where only that makes them
@@ -134,16 +136,23 @@ static struct policy_choice choose(struct space *s, const struct block *b, gpa_t
 /* ---- grants ---- */
 
 /*
- * Frames for EMPTY blocks from `first` on, below `end`, as far as they follow each other in the
- * pool.
+ * Frames for blocks from `first` on, below `end`, as far as they follow each other in the pool. All
+ * are EMPTY, but that the first may have its own already.
  * Return: how many; -ENOMEM when there is not even one.
  */
 static int reserve_run(struct space *s, size_t first, size_t end, frame_t *out)
 {
-	uint64_t most = limit_room(s, (end - first) << MM_BLOCK_ORDER) >> MM_BLOCK_ORDER;
+	const struct block *b = &s->blocks[first];
+	bool owned = b->state == BLOCK_OWNED;
+	uint64_t room = limit_room(s, (end - first) << MM_BLOCK_ORDER) >> MM_BLOCK_ORDER;
+	uint64_t most = room + owned;
 	size_t n = 1;
-	int r = alloc_reserve(s, &s->blocks[first], out);
+	int r = 0;
 
+	if (owned)
+		*out = b->frame;
+	else
+		r = alloc_reserve(s, b, out);
 	if (r)
 		return r;
 	for (; n < most && first + n < end; n++) {
@@ -159,9 +168,17 @@ static int reserve_run(struct space *s, size_t first, size_t end, frame_t *out)
 	return (int)n;
 }
 
+/* A block of clusters that has been mapped anew becomes one 2 MiB page, if the host has one. */
+static void make_whole(struct space *s, struct block *b)
+{
+	b->partial = b->watched = false;
+	if (!b->huge)
+		b->huge = pool_collapse(s->pool, b->frame) == 0;
+}
+
 /*
- * Give the kernel EMPTY blocks from `first` on, below `end`. Return: how many, at least one;
- * -errno, then nothing has changed.
+ * Give the kernel EMPTY blocks from `first` on, below `end`; where the pool gives huge pages the
+ * first may be one of clusters. Return: how many, at least one; -errno, then nothing has changed.
  */
 static int grant_run(struct space *s, size_t first, size_t end, bool huge)
 {
@@ -180,14 +197,17 @@ static int grant_run(struct space *s, size_t first, size_t end, bool huge)
 	for (int i = 0; i < n; i++) {
 		frame_t each = {f.n + (uint32_t)i * (uint32_t)MM_BLOCK_PAGES};
 		struct block *b = &s->blocks[first + (size_t)i];
+		bool owned = b->state == BLOCK_OWNED;
 
-		if (r) {
+		if (owned && r == 0) {
+			make_whole(s, b);
+		} else if (r == 0) {
+			alloc_commit(s, b, each);
+			b->huge = huge;
+			b->granted = true;
+		} else if (!owned) {
 			pool_unref(s->pool, each);
-			continue;
 		}
-		alloc_commit(s, b, each);
-		b->huge = huge;
-		b->granted = true;
 	}
 	return r ? r : n;
 }
@@ -198,25 +218,21 @@ static int hand_back(struct space *s, struct block *b)
 	int r = s->faults->disarm(s, block_range(s, block_of(s, b)));
 
 	if (r == 0)
-		b->partial = false;
+		b->partial = b->watched = false;
 	return r;
 }
 
 /*
- * A block of clusters becomes one 2 MiB page, if the host has one. Where the file has huge pages
- * the window must be mapped anew to show one; either way nothing is armed any more.
+ * A block of clusters becomes one 2 MiB page where the pool gives none: the mapping it has will
+ * show it. Return: 0 or -errno.
  */
 static int promote(struct space *s, struct block *b)
 {
-	struct gpa_range ram = block_range(s, block_of(s, b));
-	int r = pool_huge(s->pool) ? window_map_owned(s, ram, b->frame, true)
-	                           : s->faults->disarm(s, ram);
+	int r = s->faults->disarm(s, block_range(s, block_of(s, b)));
 
-	if (r)
-		return r;
-	b->partial = false;
-	b->huge = pool_collapse(s->pool, b->frame) == 0;
-	return 0;
+	if (r == 0)
+		make_whole(s, b);
+	return r;
 }
 
 /* A new block as one huge page, or 4 KiB by 4 KiB where the host has none to give. */
@@ -282,10 +298,12 @@ static int give_run(struct space *s, size_t first, size_t end, enum give how)
 
 static int give_block(struct space *s, struct block *b, enum give how)
 {
-	if (b->state != BLOCK_EMPTY)
-		return how == GIVE_HUGE ? promote(s, b) : hand_back(s, b);
+	bool owned = b->state == BLOCK_OWNED;
+
 	if (how == GIVE_HUGE && !pool_huge(s->pool))
-		return collapse_new(s, b);
+		return owned ? promote(s, b) : collapse_new(s, b);
+	if (how != GIVE_HUGE && owned)
+		return hand_back(s, b);
 	return give_run(s, block_of(s, b), block_of(s, b) + 1, how);
 }
 
@@ -296,6 +314,20 @@ static size_t fresh_end(const struct space *s, const struct region *region, size
 	while (first < end && is_fresh(s, region, first))
 		first++;
 	return first;
+}
+
+/* How far one mapping may reach that begins with the touched block; below `end`. */
+static size_t run_end(const struct space *s, const struct region *region, size_t touched,
+                      size_t end, enum give how)
+{
+	struct gpa_range ram = block_range(s, touched);
+
+	if (s->blocks[touched].state == BLOCK_EMPTY)
+		return fresh_end(s, region, touched, end);
+	if (how != GIVE_HUGE || !pool_huge(s->pool) ||
+	    !guard_is_rw(s, ram.start.v, gpa_range_end(ram)))
+		return touched;
+	return fresh_end(s, region, touched + 1, end);
 }
 
 /* Fresh blocks of [first, end), and those that wait for small pages: what can be had of them. */
@@ -325,8 +357,8 @@ static int give(struct space *s, struct block *b, struct policy_choice c)
 {
 	size_t touched = block_of(s, b), end = (size_t)min_u64(c.first + c.count, s->block_count);
 	const struct region *region = space_region(s, block_gpa(s, touched));
-	size_t stop = c.first == touched ? fresh_end(s, region, touched, end) : touched;
 	enum give how = how_to_give(s, region, c.kind);
+	size_t stop = c.first == touched ? run_end(s, region, touched, end, how) : touched;
 	int r;
 
 	if (stop > touched + 1)
@@ -382,7 +414,32 @@ static int fill_cluster(struct space *s, struct block *b, struct gpa_range r)
 {
 	int e = b->state == BLOCK_EMPTY ? start_clusters(s, b) : 0;
 
-	return e || !b->partial ? e : s->faults->fill_zero(s, r);
+	if (e || !b->partial)
+		return e;
+	return b->watched ? s->faults->let_in(s, r) : s->faults->fill_zero(s, r);
+}
+
+/* Return: 0, or -errno and nothing has changed: this host cannot. */
+static int start_watched(struct space *s, struct block *b)
+{
+	struct gpa_range ram = block_range(s, block_of(s, b));
+	bool can = s->fault.watches && pool_huge(s->pool);
+	frame_t f;
+	int r = can ? alloc_reserve(s, b, &f) : -EOPNOTSUPP;
+
+	if (r)
+		return r;
+	r = pool_collapse(s->pool, f);
+	if (r == 0)
+		r = window_map_owned(s, ram, f, false);
+	if (r) {
+		pool_unref(s->pool, f);
+		return r;
+	}
+	alloc_commit(s, b, f);
+	b->huge = true;
+	b->partial = b->watched = s->faults->watch(s, ram) == 0;
+	return 0;
 }
 
 /* ---- violations ---- */
@@ -390,8 +447,10 @@ static int fill_cluster(struct space *s, struct block *b, struct gpa_range r)
 static int carry_out(struct space *s, struct block *b, struct policy_choice c,
                      struct gpa_range *done)
 {
-	if (c.kind == POLICY_CLUSTER) {
+	if (c.kind == POLICY_CLUSTER || c.kind == POLICY_PROOF) {
 		*done = choice_range(s, b, c);
+		if (c.kind == POLICY_PROOF && b->state == BLOCK_EMPTY)
+			(void)start_watched(s, b);
 		return fill_cluster(s, b, *done);
 	}
 	*done = block_range(s, block_of(s, b));

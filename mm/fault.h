@@ -60,6 +60,16 @@ struct fault_ops {
 	 */
 	int (*fill_zero)(struct space *s, struct gpa_range r);
 
+	/*
+	 * Arm a range whose mapping has just been made and whose pages are all in memory: an
+	 * access to one that is not mapped yet is a violation. Lock held. Return: 0; -EOPNOTSUPP:
+	 * this path or this kernel cannot; -errno.
+	 */
+	int (*watch)(struct space *s, struct gpa_range r);
+
+	/* Map pages of a watched range. Lock held. Return: 0, -EAGAIN, -ENOMEM. */
+	int (*let_in)(struct space *s, struct gpa_range r);
+
 	/* Let everyone who waits for a page of `r` try again. */
 	void (*wake)(struct space *s, struct gpa_range r);
 };
@@ -74,6 +84,7 @@ struct fault_state {
 	pthread_t thread, watch;
 	bool running;
 	bool abandoned;       /* the thread never ended: what it may use is never freed */
+	bool watches;         /* this kernel tells of pages that are there and not mapped */
 	unsigned patience_ms; /* an event unanswered for so long: broken */
 	unsigned retries;     /* in a row; the thread's alone */
 	_Atomic bool gone;    /* let go: nothing is armed any more */

@@ -2,6 +2,8 @@
 /*
  * mm/fault_kernel.c - the path on which nothing reaches us: the host kernel resolves it all.
  */
+#include <errno.h>
+
 #include "mm/space_internal.h"
 
 static int nothing(struct space *s)
@@ -22,6 +24,13 @@ static int nothing_in(struct space *s, struct gpa_range r)
 	return 0;
 }
 
+static int cannot(struct space *s, struct gpa_range r)
+{
+	(void)s;
+	(void)r;
+	return -EOPNOTSUPP;
+}
+
 static void nobody_waits(struct space *s, struct gpa_range r)
 {
 	(void)s;
@@ -37,5 +46,7 @@ const struct fault_ops fault_kernel = {
 	.arm = nothing_in,
 	.disarm = nothing_in,
 	.fill_zero = nothing_in,
+	.watch = cannot,
+	.let_in = cannot,
 	.wake = nobody_waits,
 };

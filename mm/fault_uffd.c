@@ -5,7 +5,8 @@
  * Armed memory is registered MISSING: the first access to an absent page parks the accessing thread
  * (a vCPU inside KVM_RUN, or our own copy into the guest) and queues an event, which the thread
  * in fault_uffd_handler.c answers. Mapping over an armed range disarms it, so a whole block costs
- * one event and no bookkeeping.
+ * one event and no bookkeeping. Watched memory is registered MINOR: the same for pages that are in
+ * the file, and not mapped yet.
  *
  * Source: Linux Documentation/admin-guide/mm/userfaultfd.rst.
  */
@@ -69,16 +70,25 @@ int fault_uffd_open(void)
 	return fault_uffd_open_for(0);
 }
 
-static int uffd_arm(struct space *s, struct gpa_range r)
+static int uffd_register(struct space *s, struct gpa_range r, uint64_t mode)
 {
-	struct uffdio_register reg = {
-		.range = {range_hva(s, r), r.size},
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
+	struct uffdio_register reg = {.range = {range_hva(s, r), r.size}, .mode = mode};
 
 	if (atomic_load(&s->fault.gone))
 		return -ESHUTDOWN;
 	return ioctl(s->fault.uffd, UFFDIO_REGISTER, &reg) < 0 ? -errno : 0;
+}
+
+static int uffd_arm(struct space *s, struct gpa_range r)
+{
+	return uffd_register(s, r, UFFDIO_REGISTER_MODE_MISSING);
+}
+
+static int uffd_watch(struct space *s, struct gpa_range r)
+{
+	if (!s->fault.watches)
+		return -EOPNOTSUPP;
+	return uffd_register(s, r, UFFDIO_REGISTER_MODE_MINOR);
 }
 
 static int uffd_disarm(struct space *s, struct gpa_range r)
@@ -131,6 +141,30 @@ static int uffd_fill_zero(struct space *s, struct gpa_range r)
 		e = fill_mapping(s, (struct gpa_range){{at}, stop - at});
 	}
 	return e;
+}
+
+/*
+ * Pages that are mapped already stop the call with EEXIST, and those that are not in memory any
+ * more, a part of the block having been given back, with EFAULT: the kernel brings those in.
+ */
+static int uffd_let_in(struct space *s, struct gpa_range r)
+{
+	uint64_t at = range_hva(s, r), end = at + r.size;
+
+	while (at < end) {
+		struct uffdio_continue c = {.range = {at, end - at},
+		                            .mode = UFFDIO_CONTINUE_MODE_DONTWAKE};
+
+		if (ioctl(s->fault.uffd, UFFDIO_CONTINUE, &c) == 0)
+			return 0;
+		if (c.mapped > 0)
+			at += (uint64_t)c.mapped;
+		else if (errno == EEXIST || errno == EFAULT)
+			at += MM_PAGE_SIZE;
+		else
+			return -errno;
+	}
+	return 0;
 }
 
 /* What may still be armed of a block; size 0: nothing. */
@@ -227,7 +261,10 @@ static int uffd_attach(struct space *s)
 {
 	int r;
 
-	r = fault_uffd_open();
+	r = fault_uffd_open_for(UFFD_FEATURE_MINOR_SHMEM); /* Linux 5.14 */
+	s->fault.watches = r >= 0;
+	if (r == -EINVAL)
+		r = fault_uffd_open();
 	if (r < 0)
 		return r;
 	s->fault.uffd = r;
@@ -273,5 +310,7 @@ const struct fault_ops fault_uffd = {
 	.arm = uffd_arm,
 	.disarm = uffd_disarm,
 	.fill_zero = uffd_fill_zero,
+	.watch = uffd_watch,
+	.let_in = uffd_let_in,
 	.wake = uffd_wake,
 };

@@ -10,7 +10,7 @@
 /* Small enough that touches 32 pages apart are no walk, for a block of them is mostly unused. */
 #define CLUSTER_PAGES 16u
 
-/* Of a walk's later proofs: until it is collapsed each page costs a violation of its own. */
+/* Of a walk's later proofs. */
 #define PROOF_PAGES 4u
 
 /* Blocks that walks may be given unproven beyond as many as have been proven to be walked. */
@@ -27,6 +27,11 @@ static uint64_t block_number(uint64_t page)
 static struct policy_choice cluster(uint64_t page, uint64_t pages)
 {
 	return (struct policy_choice){POLICY_CLUSTER, align_down(page, pages), pages};
+}
+
+static bool counts_pages(enum policy_kind kind)
+{
+	return kind == POLICY_CLUSTER || kind == POLICY_PROOF;
 }
 
 /* 1: `page` is where the stream goes on upwards, -1: downwards, 0: neither. */
@@ -76,7 +81,7 @@ static struct policy_stream *oldest_stream(struct policy_history *h)
 /* What the stream was given last is where it is expected to go on. */
 static void remember(struct policy_stream *s, struct policy_choice c)
 {
-	unsigned shift = c.kind == POLICY_CLUSTER ? 0 : MM_BLOCK_ORDER;
+	unsigned shift = counts_pages(c.kind) ? 0 : MM_BLOCK_ORDER;
 
 	s->low = c.first << shift;
 	s->high = (c.first + c.count) << shift;
@@ -134,6 +139,14 @@ static bool extend(struct policy_history *h, struct policy_stream *s, enum page_
 	return true;
 }
 
+/* A few pages, to see whether it comes to those behind them. */
+static struct policy_choice prove_again(const struct policy_stream *s, uint64_t page)
+{
+	if (s->ahead == 0)
+		return cluster(page, CLUSTER_PAGES);
+	return (struct policy_choice){POLICY_PROOF, align_down(page, PROOF_PAGES), PROOF_PAGES};
+}
+
 static struct policy_choice go_on(struct policy_history *h, struct policy_stream *s,
                                   const struct policy_event *e, int way)
 {
@@ -141,7 +154,7 @@ static struct policy_choice go_on(struct policy_history *h, struct policy_stream
 
 	s->way = (int8_t)way;
 	if (s->credit == 0 && !extend(h, s, e->page_size))
-		return cluster(e->page, s->ahead ? PROOF_PAGES : CLUSTER_PAGES);
+		return prove_again(s, e->page);
 	c = blocks_ahead(e, way, s->credit - 1u);
 	s->credit = (uint16_t)(s->credit - c.count);
 	return c;

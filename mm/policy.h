@@ -4,16 +4,17 @@
  * of a small history that the caller keeps.
  *
  * An event in user space costs several times the kernel's own 4 KiB fault; a 2 MiB page costs about
- * twenty and saves 511. So an event is answered in one of three ways:
+ * twenty and saves 511. So an event is answered in one of these ways:
  *
  *     CLUSTER   a few pages now; the rest of the block goes on to raise events
+ *     PROOF     the same of a block that will most likely be wanted whole: it may be so already
  *     WHOLE     blocks as 2 MiB pages, more of them than were touched where a walk will get to them
  *     SMALL     blocks that raise no events any more: the kernel fills them 4 KiB by 4 KiB
  *
  * A walk (sequential, either way, or in strides of a few pages) is a stream: events where the last
  * answer ended. When two follow each other so, the block they are in is taken to be dense, and the
  * stream gets it and blocks ahead of it: 1, 2, 4, ... POLICY_AHEAD. Behind what it was given it
- * must prove itself again, by a cluster; but not while all that walks were allowed since they last
+ * must prove itself again, by the first pages of one block more; but not while all that walks were allowed since they last
  * did so is within 32 MiB of what they have proven to have walked through. So what is committed
  * stays below about twice that and 32 MiB, and a walk costs one or two events for each doubling.
  *
@@ -67,12 +68,13 @@ struct policy_event {
 
 enum policy_kind {
 	POLICY_CLUSTER,
+	POLICY_PROOF,
 	POLICY_WHOLE,
 	POLICY_SMALL,
 };
 
 /*
- * CLUSTER: pages [first, first + count), inside the touched block, the touched page among them.
+ * CLUSTER, PROOF: pages [first, first + count), inside the touched block, which is among them.
  * WHOLE: blocks [first, first + count), counted from the window's start: the touched one and
  * neighbours without frames. SMALL: blocks, likewise, but others lie among them: those are
  * to be left alone.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * mm/pool.c - memory behind the frame table: one file, and the pool's own mapping of all of it.
+ * mm/pool.c - memory behind the frame table: one file, and the pool's own mappings of all of it.
  *
  * A frame's life: reserved by the buddy system under the lock; filled by the host when first
  * touched; punched out, outside the lock, while its block is DYING and so cannot be
@@ -35,6 +35,7 @@ struct pool {
 	struct store store; /* what extents name; its count is the pool's */
 	bool huge;          /* pool_huge(); never changes, like the mapping */
 	uint8_t *alias;     /* the whole file, touched 4 KiB by 4 KiB */
+	uint8_t *twin;      /* pool_twin_ptr(), NULL: there is none; never changes */
 	struct lock lock;
 	struct frame_table frames; /* lock */
 };
@@ -81,6 +82,33 @@ static int map_alias(struct pool *p)
 	return 0;
 }
 
+/*
+ * Not aligned as the file is, so that khugepaged passes it by: it would fill up every block of
+ * which a page is there. Nothing depends on it but speed.
+ */
+static void map_twin(struct pool *p)
+{
+	size_t size = p->store.size + MM_BLOCK_SIZE;
+	uint8_t *room, *at;
+
+	if (!p->huge)
+		return;
+	room = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (room == MAP_FAILED)
+		return;
+	at = room + (is_aligned((uintptr_t)room, MM_BLOCK_SIZE) ? MM_PAGE_SIZE : 0);
+	if (mmap(at, p->store.size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
+	         p->store.fd, 0) == MAP_FAILED ||
+	    madvise(at, p->store.size, MADV_HUGEPAGE) < 0) {
+		munmap(room, size);
+		return;
+	}
+	if (at > room)
+		munmap(room, (size_t)(at - room));
+	munmap(at + p->store.size, (size_t)(room + size - (at + p->store.size)));
+	p->twin = at;
+}
+
 int pool_create(uint64_t limit, struct pool **out)
 {
 	struct pool *p;
@@ -106,6 +134,7 @@ int pool_create(uint64_t limit, struct pool **out)
 	r = map_alias(p);
 	if (r)
 		goto fini_frames;
+	map_twin(p);
 	lock_init(&p->lock, LOCK_POOL);
 	*out = p;
 	return 0;
@@ -123,6 +152,8 @@ void pool_destroy(struct pool *p)
 {
 	CHECK(p->frames.used == 0);
 	munmap(p->alias, align_up(p->store.size, MM_BLOCK_SIZE));
+	if (p->twin)
+		munmap(p->twin, p->store.size);
 	frame_table_fini(&p->frames);
 	lock_fini(&p->lock);
 	close(p->store.fd);
@@ -251,6 +282,11 @@ void *pool_frame_ptr(struct pool *p, frame_t f)
 	return p->alias + frame_offset(f);
 }
 
+void *pool_twin_ptr(struct pool *p, frame_t f)
+{
+	return p->twin ? p->twin + frame_offset(f) : NULL;
+}
+
 bool pool_block_empty(struct pool *p, frame_t f)
 {
 	off_t start = (off_t)frame_offset(f);
@@ -287,17 +323,15 @@ static uint64_t resident_bytes(void *at, size_t size)
 	return pages << MM_PAGE_SHIFT;
 }
 
-/*
- * Bring a page of the block in; it may be all of it. Return: whether it was: then there is nothing
- * to collapse, and asking would wait until every CPU has flushed its lists.
- */
-static bool touch_block(struct pool *p, frame_t f)
+/* An empty block comes in by one touch, if the host has a huge page. Return: whether it did. */
+static bool bring_in(struct pool *p, frame_t f)
 {
 	uint8_t *at = pool_frame_ptr(p, f);
-	bool empty = p->huge && resident_bytes(at, MM_BLOCK_SIZE) == 0;
 
-	(void)*(volatile uint8_t *)at;
-	return empty && resident_bytes(at, MM_BLOCK_SIZE) == MM_BLOCK_SIZE;
+	if (!p->twin || resident_bytes(at, MM_BLOCK_SIZE) > 0)
+		return false;
+	(void)*(volatile uint8_t *)pool_twin_ptr(p, f);
+	return resident_bytes(at, MM_BLOCK_SIZE) == MM_BLOCK_SIZE;
 }
 
 int pool_collapse(struct pool *p, frame_t f)
@@ -306,11 +340,15 @@ int pool_collapse(struct pool *p, frame_t f)
 	int r;
 
 	CHECK(is_aligned(f.n, MM_BLOCK_PAGES));
+	/* Else there is something to collapse, which waits until every CPU has flushed its lists. */
+	if (bring_in(p, f))
+		return 0;
 	r = advise_block(p, f, MADV_HUGEPAGE);
 	if (r)
 		return r;
 	/* An empty range has nothing to collapse (EINVAL). */
-	r = touch_block(p, f) ? 0 : -EAGAIN;
+	(void)*(volatile uint8_t *)at;
+	r = -EAGAIN;
 	for (int i = 0; i < COLLAPSE_TRIES && r == -EAGAIN; i++)
 		r = madvise(at, MM_BLOCK_SIZE, MADV_COLLAPSE) < 0 ? -errno : 0;
 	(void)advise_block(p, f, MADV_NOHUGEPAGE);

@@ -87,12 +87,19 @@ uint32_t pool_refs(struct pool *p, frame_t f);
 int pool_order(struct pool *p, frame_t f);
 
 /*
- * Back a whole 2 MiB block (order 9, `f` its head) by one huge page: touch one page, which is
- * enough where pool_huge(), and MADV_COLLAPSE it, through the pool's own mapping. What the block
+ * Back a whole 2 MiB block (order 9, `f` its head) by one huge page, through the pool's own
+ * mappings: by one touch where it is empty and pool_huge(), else by MADV_COLLAPSE. What the block
  * already holds stays. Works with shmem THP "never" (Linux 6.1 and later).
  * Return: 0; -errno of madvise (no huge page to be had): the block is still usable, 4 KiB by 4 KiB.
  */
 int pool_collapse(struct pool *p, frame_t f);
+
+/*
+ * Frame `f` in a second mapping of the whole pool, shared and with MADV_HUGEPAGE: what mremap()
+ * copies from there (an old size of 0) is mapped and asked to be huge by one call, where each call
+ * waits until no fault of the process is being resolved. Not to be touched. NULL: there is none.
+ */
+void *pool_twin_ptr(struct pool *p, frame_t f);
 
 /*
  * The pool's own mapping of frame `f`: for copying into frames that no guest can see yet.

@@ -282,6 +282,12 @@ static bool has_frames(const struct block *b)
 	return b->state == BLOCK_OWNED || b->state == BLOCK_HUGETLB;
 }
 
+/* Of frames that it has, or had. */
+static bool has_traces(const struct block *b)
+{
+	return b->partial || b->watched || b->mapped || b->huge || b->granted;
+}
+
 static const char *audit_block(struct space *s, size_t i)
 {
 	const struct block *b = &s->blocks[i];
@@ -293,25 +299,22 @@ static const char *audit_block(struct space *s, size_t i)
 	case BLOCK_EMPTY:
 		if (guard_mixed(s, i))
 			return "EMPTY block with several protections";
-		return b->partial || b->mapped || b->huge || b->granted ? "EMPTY block with traces"
-		                                                        : NULL;
+		return has_traces(b) ? "EMPTY block with traces" : NULL;
 	case BLOCK_LINEAR:
 		return NULL;
 	case BLOCK_HUGETLB:
 		if (block_range(s, i).size == 0 || !space_region(s, block_gpa(s, i))->huge)
 			return "HUGETLB block of a region that has no such pages";
-		return b->partial || b->mapped || b->huge || b->granted
-		               ? "HUGETLB block with traces"
-		               : NULL;
+		return has_traces(b) ? "HUGETLB block with traces" : NULL;
 	case BLOCK_SHARED:
-		return b->huge || b->granted ? "SHARED block claims frames" : NULL;
+		return b->huge || b->granted || b->watched ? "SHARED block claims frames" : NULL;
 	case BLOCK_OWNED:
 		if (pool_refs(s->pool, b->frame) != 1)
 			return "OWNED block's frames are not its alone";
 		if (pool_order(s->pool, b->frame) != (int)MM_BLOCK_ORDER ||
 		    !is_aligned(b->frame.n, MM_BLOCK_PAGES))
 			return "OWNED block does not hold one whole 2 MiB block";
-		return NULL;
+		return b->watched && !b->partial ? "OWNED block that is watched no more" : NULL;
 	}
 	return "block in no known state";
 }

@@ -41,6 +41,7 @@ struct block {
 	uint8_t state;   /* enum block_state */
 	bool partial;    /* OWNED: only clusters are filled; SHARED: only pages below `mapped` are
 	                   mapped; the rest still raises violations */
+	bool watched;    /* OWNED and partial: all of it is in memory, and is let in by clusters */
 	bool huge;       /* OWNED: one 2 MiB page, or mapped so that the first touch makes it one */
 	bool granted;    /* OWNED: the kernel fills it when it is touched; perhaps it never was */
 	uint16_t mapped; /* SHARED and partial: pages of the block decided so far, 1..511 */

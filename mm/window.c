@@ -2,7 +2,7 @@
 /*
  * mm/window.c - the only mmap calls that touch a window.
  *
- * Every call replaces whole pages of an existing mapping (MAP_FIXED) inside the reserved run, so it
+ * Every call replaces whole pages of an existing mapping (..._FIXED) inside the reserved run, so it
  * never leaves a hole and never moves anything. The kernel checks the number of mappings before it
  * unmaps the old one: a refused call leaves the old mapping in place. When it returns, the MMU
  * notifiers have run: no vCPU sees the old frames any more. In memory of the embedder's no call is
@@ -70,15 +70,33 @@ int window_protect(struct space *s, struct gpa_range r, enum protection p)
 	return 0;
 }
 
+/* Return: 0 or -errno, the old mapping is kept. */
+static int map_twin(struct space *s, struct gpa_range r, frame_t frame)
+{
+	void *twin = pool_twin_ptr(s->pool, frame);
+
+	if (!twin || !guard_is_rw(s, r.start.v, gpa_range_end(r)))
+		return -EOPNOTSUPP;
+	if (mremap(twin, 0, r.size, MREMAP_MAYMOVE | MREMAP_FIXED, window_ptr(s, r.start)) ==
+	    MAP_FAILED)
+		return -errno;
+	atomic_fetch_add_explicit(&s->windows, 1, memory_order_relaxed);
+	return 0;
+}
+
 /*
- * Huge pages must be asked for (mm/pool_file.c). A vCPU that is there before they are gets a small
- * one, and a host that refuses costs speed: no bytes are lost.
+ * Huge pages must be asked for (mm/pool_file.c). Where that takes a call of its own, a vCPU that
+ * is there before gets a small one, and a host that refuses costs speed: no bytes are lost.
  */
 int window_map_owned(struct space *s, struct gpa_range r, frame_t frame, bool huge)
 {
-	int e = map_fixed(s, r, MAP_SHARED, pool_store(s->pool)->fd,
-	                  (uint64_t)frame.n << MM_PAGE_SHIFT);
+	int e;
 
+	CHECK(!s->linear);
+	if (huge && map_twin(s, r, frame) == 0)
+		return 0;
+	e = map_fixed(s, r, MAP_SHARED, pool_store(s->pool)->fd,
+	              (uint64_t)frame.n << MM_PAGE_SHIFT);
 	if (e == 0 && huge && pool_huge(s->pool))
 		madvise(window_ptr(s, r.start), r.size, MADV_HUGEPAGE);
 	return e;
@@ -104,8 +122,8 @@ void window_remap_owned(struct space *s, size_t end)
 	for (size_t i = 0; next_owned(s, &i, end, &run);) {
 		CHECK(window_map_owned(s, run.ram, run.frame, run.huge) == 0);
 		/* Mapping over an armed block disarms it: the kernel fills the rest from now on. */
-		for (size_t k = 0; k < run.count; k++)
-			s->blocks[run.first + k].partial = false;
+		for (size_t k = run.first; k < run.first + run.count; k++)
+			s->blocks[k].partial = s->blocks[k].watched = false;
 	}
 }
 

@@ -17,6 +17,7 @@ static const struct {
 	int error;
 } calls[INJECT_CALLS] = {
 	[INJECT_MMAP] = {"mmap", ENOMEM},
+	[INJECT_MREMAP] = {"mremap", ENOMEM},
 	[INJECT_MPROTECT] = {"mprotect", ENOMEM},
 	[INJECT_MADVISE] = {"madvise", ENOMEM},
 	[INJECT_FALLOCATE] = {"fallocate", ENOSPC},
@@ -164,6 +165,19 @@ void *__wrap_mmap(void *at, size_t size, int prot, int flags, int fd, off_t offs
 void *__wrap_mmap(void *at, size_t size, int prot, int flags, int fd, off_t offset)
 {
 	return step(INJECT_MMAP) ? MAP_FAILED : __real_mmap(at, size, prot, flags, fd, offset);
+}
+
+void *__real_mremap(void *old, size_t old_size, size_t size, int flags, void *to);
+void *__wrap_mremap(void *old, size_t old_size, size_t size, int flags, ...);
+void *__wrap_mremap(void *old, size_t old_size, size_t size, int flags, ...)
+{
+	va_list ap;
+	void *to;
+
+	va_start(ap, flags);
+	to = va_arg(ap, void *);
+	va_end(ap);
+	return step(INJECT_MREMAP) ? MAP_FAILED : __real_mremap(old, old_size, size, flags, to);
 }
 
 int __real_munmap(void *at, size_t size);

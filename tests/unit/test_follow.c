@@ -357,11 +357,17 @@ Test(follow, each_step_fails)
 {
 	const unsigned must = 1u << INJECT_OPEN | 1u << INJECT_IOCTL | 1u << INJECT_REALLOC |
 	                      1u << INJECT_PREAD | 1u << INJECT_MMAP;
-	unsigned k = 1, met = 0;
+	unsigned met = 0;
 
-	while (fail_step(k, &met))
-		cr_assert_lt(k++, 100);
-	cr_assert_geq(k, 8);
+	for (int plain = 0; plain < 2; plain++) {
+		unsigned k = 1;
+
+		inject_plain_pools(plain);
+		while (fail_step(k, &met))
+			cr_assert_lt(k++, 100);
+		cr_assert_geq(k, 8);
+	}
+	inject_plain_pools(false);
 	cr_assert_eq(met & must, must, "met %x", met);
 }
 

@@ -167,11 +167,13 @@ static void store_in_first_blocks(void *s)
 /* The guest writes to blocks that are mapped while the next one cannot be: they stay. */
 Test(inject_single, populate_keeps_what_is_mapped)
 {
-	struct pool *pool = new_pool(16 * MIB);
 	const struct gpa_range all = {{0}, 4 * BLOCK};
+	struct pool *pool;
 	struct space *s;
 
 	require_path(FAULTS_UFFD);
+	inject_plain_pools(true); /* where a refused mapping is not tried in another way */
+	pool = new_pool(16 * MIB);
 	s = new_space(pool, all.size, FAULTS_UFFD);
 	inject_arm_call(3, INJECT_MMAP);
 	inject_meanwhile(store_in_first_blocks, s);

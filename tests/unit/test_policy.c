@@ -14,6 +14,8 @@
 
 enum kind { NONE, CLUSTERS, SMALL, WHOLE };
 
+enum { BACKED = 1, MAPPED = 2 };
+
 enum { MAX_BLOCKS = 1024, MAX_PAGES = MAX_BLOCKS * 512 };
 
 struct model {
@@ -26,8 +28,8 @@ struct model {
 	uint64_t committed; /* pages */
 	uint64_t touched;
 	uint8_t kind[MAX_BLOCKS];
-	uint8_t there[MAX_PAGES];
-	uint8_t seen[MAX_PAGES]; /* touched by the guest */
+	uint8_t there[MAX_PAGES]; /* set of BACKED, MAPPED */
+	uint8_t seen[MAX_PAGES];  /* touched by the guest */
 };
 
 static struct model *new_model(uint32_t blocks)
@@ -54,22 +56,32 @@ static uint32_t fresh_in_a_row(const struct model *m, uint64_t block, int way)
 	return n;
 }
 
-static void bring_in(struct model *m, uint64_t page, uint64_t count)
+static void back(struct model *m, uint64_t page, uint64_t count)
 {
 	for (uint64_t p = page; p < page + count; p++) {
 		m->committed += !m->there[p];
-		m->there[p] = 1;
+		m->there[p] |= BACKED;
 	}
+}
+
+static void bring_in(struct model *m, uint64_t page, uint64_t count)
+{
+	back(m, page, count);
+	for (uint64_t p = page; p < page + count; p++)
+		m->there[p] |= MAPPED;
 }
 
 static void carry_out(struct model *m, uint64_t page, struct policy_choice c)
 {
 	uint64_t block = page / 512;
 
-	if (c.kind == POLICY_CLUSTER) {
+	if (c.kind == POLICY_CLUSTER || c.kind == POLICY_PROOF) {
 		cr_assert(c.first <= page && page < c.first + c.count);
 		cr_assert_eq(c.first / 512, block);
 		cr_assert_eq((c.first + c.count - 1) / 512, block, "inside one block");
+		/* As costly as it can be: the whole block is there for its proof. */
+		if (c.kind == POLICY_PROOF && m->kind[block] == NONE)
+			back(m, block * 512, 512);
 		m->kind[block] = CLUSTERS;
 		bring_in(m, c.first, c.count);
 		return;
@@ -95,7 +107,7 @@ static void touch(struct model *m, uint64_t page)
 {
 	uint64_t block = page / 512;
 
-	for (unsigned tries = 0; m->kind[block] < SMALL && !m->there[page]; tries++) {
+	for (unsigned tries = 0; m->kind[block] < SMALL && !(m->there[page] & MAPPED); tries++) {
 		struct policy_event e = {
 			.page_size = m->page_size,
 			.page = page,
@@ -347,9 +359,10 @@ Test(policy, no_more_than_there_is_room_for)
 
 			for (unsigned k = 0; k < 8; k++) {
 				struct policy_choice c = policy_choose(&h, &e);
+				bool in_pages = c.kind == POLICY_CLUSTER || c.kind == POLICY_PROOF;
 
-				cr_assert(c.kind == POLICY_CLUSTER || c.count <= room);
-				e.page = (c.first + c.count) * (c.kind == POLICY_CLUSTER ? 1 : 512);
+				cr_assert(in_pages || c.count <= room);
+				e.page = (c.first + c.count) * (in_pages ? 1 : 512);
 			}
 		}
 	}
