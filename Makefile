@@ -26,8 +26,8 @@ MM_SRCS := $(addprefix mm/, \
 	access.c backend_alloc.c backend_hugetlb.c backend_image.c backend_linear.c check.c \
 	discard.c fault_kernel.c fault_uffd.c fault_uffd_handler.c follow.c frame.c freeze.c \
 	gpa_map.c hugetlb.c image.c kept.c limit.c lock.c own_block.c pagemap.c policy.c pool.c \
-	pool_file.c populate.c protect.c publish.c report.c reset.c space.c store.c violation.c \
-	window.c)
+	pool_file.c populate.c protect.c publish.c publish_ahead.c report.c reset.c space.c \
+	store.c violation.c window.c)
 
 ARCH_SRCS_x86_64 := $(addprefix arch/x86_64/, \
 	acpi.c boot.c bzimage.c cpuid.c info.c linux.c msr.c pvh.c record.c state.c tables.c \

@@ -12,8 +12,7 @@
  * A block with so many private pages that clones would pay for the scraps (each run of pages is two
  * more mappings in every clone) is copied whole first and so becomes OWNED.
  *
- * What is copied is copied while the guest stands still. Of one that runs, frames to copy to can be
- * had beforehand (spares), and blocks copied a few at a time; both only make the stop shorter.
+ * What is copied is copied while the guest stands still; publish_ahead.c makes that shorter.
  *
  * Prepare (scan, copy, build the image) may fail and leaves everything as it was. Commit first
  * remaps OWNED blocks, the only step of it that can fail, and undoes that by the
@@ -38,10 +37,6 @@
  * put memory behind them, in the image; but each such hole is a mapping more in every clone.
  */
 #define HOLE_BLOCKS 8u
-
-/* What is brought in ahead of a publish at a time. */
-#define AHEAD_BLOCKS 32u
-#define AHEAD_PACKS  32u
 
 struct extents {
 	struct extent *e;
@@ -110,13 +105,13 @@ static uint64_t count_to_pack(const struct space *s, const struct plan *p)
  * Enough of block `ram` is private to copy all of it. `run`: the first run that ends above its
  * start.
  */
-static bool is_scrappy(const struct space *s, const struct plan *p, struct gpa_range ram,
+static bool is_scrappy(const struct space *s, const struct page_runs *private, struct gpa_range ram,
                        size_t run)
 {
 	uint64_t pages = 0, runs = 0;
 
-	for (; run < p->private.count; run++, runs++) {
-		uint64_t part = range_clip(run_range(s, &p->private.run[run]), ram).size;
+	for (; run < private->count; run++, runs++) {
+		uint64_t part = range_clip(run_range(s, &private->run[run]), ram).size;
 
 		if (part == 0)
 			break;
@@ -125,20 +120,17 @@ static bool is_scrappy(const struct space *s, const struct plan *p, struct gpa_r
 	return runs >= WHOLE_RUNS || pages >= WHOLE_PAGES;
 }
 
-/*
- * The next SHARED block from *at on that would rather be copied whole, and the first private run
- * that ends in it or above. Start with both 0. Return: NULL when there is none left.
- */
-static struct block *next_scrappy(struct space *s, const struct plan *p, size_t *at, size_t *run)
+struct block *publish_next_scrappy(struct space *s, const struct page_runs *private, size_t *at,
+                                   size_t *run)
 {
 	for (; *at < s->block_count; ++*at) {
 		struct block *b = &s->blocks[*at];
 		struct gpa_range ram = block_range(s, *at);
 
-		skip_runs(s, &p->private, ram.start.v, run);
+		skip_runs(s, private, ram.start.v, run);
 		if (b->state == BLOCK_SHARED && !b->partial && ram.size > 0 &&
 		    guard_is_rw(s, ram.start.v, gpa_range_end(ram)) &&
-		    is_scrappy(s, p, ram, *run)) {
+		    is_scrappy(s, private, ram, *run)) {
 			++*at;
 			return b;
 		}
@@ -146,32 +138,25 @@ static struct block *next_scrappy(struct space *s, const struct plan *p, size_t 
 	return NULL;
 }
 
-/* A whole block must not take the frames that the private pages of all others need. */
-static bool room_for_block(const struct space *s, const struct plan *p)
+bool publish_has_room(const struct space *s, const struct page_runs *private)
 {
-	return pool_free_frames(s->pool) >= MM_BLOCK_PAGES + page_runs_pages(&p->private);
+	return pool_free_frames(s->pool) >= MM_BLOCK_PAGES + page_runs_pages(private);
 }
 
-/*
- * At most `most` of them. One for which there are no frames is left to be packed. Return: how many
- * have become OWNED.
- */
-static unsigned own_scrappy_blocks(struct space *s, const struct plan *p, unsigned most)
+void publish_own_scrappy(struct space *s, const struct page_runs *private, unsigned most)
 {
 	size_t at = 0, run = 0;
 	unsigned owned = 0;
 	struct block *b;
 
-	while (owned < most && (b = next_scrappy(s, p, &at, &run)))
-		if (room_for_block(s, p))
-			owned += own_block(s, b, &p->private, run) == 0;
-	return owned;
+	while (owned < most && (b = publish_next_scrappy(s, private, &at, &run)))
+		if (publish_has_room(s, private))
+			owned += own_block(s, b, private, run) == 0;
 }
 
 /* ---- packing ---- */
 
-/* The largest order that `pages` fill, at most a block's. */
-static unsigned pack_order(uint64_t pages)
+unsigned publish_pack_order(uint64_t pages)
 {
 	unsigned order = 0;
 
@@ -180,8 +165,7 @@ static unsigned pack_order(uint64_t pages)
 	return order;
 }
 
-/* Of that order, or a smaller one where the pool is too scattered. Return: 0 or -ENOMEM. */
-static int alloc_pack(struct space *s, unsigned *order, frame_t *out)
+int publish_alloc_pack(struct space *s, unsigned *order, frame_t *out)
 {
 	int r;
 
@@ -196,7 +180,7 @@ static int alloc_pack(struct space *s, unsigned *order, frame_t *out)
  */
 static int new_pack(struct space *s, struct plan *p)
 {
-	unsigned order = pack_order(p->to_pack);
+	unsigned order = publish_pack_order(p->to_pack);
 	int r = 0;
 
 	if (p->pack_count == p->pack_room) {
@@ -212,7 +196,7 @@ static int new_pack(struct space *s, struct plan *p)
 		p->next = s->spare.pack[--s->spare.packs].frame;
 		order = s->spare.pack[s->spare.packs].order;
 	} else {
-		r = alloc_pack(s, &order, &p->next);
+		r = publish_alloc_pack(s, &order, &p->next);
 	}
 	if (r)
 		return r;
@@ -358,7 +342,7 @@ static int prepare(struct space *s, struct plan *p)
 	r = space_changed_runs(s, &p->private, NULL);
 	if (r)
 		return r;
-	(void)own_scrappy_blocks(s, p, UINT_MAX);
+	publish_own_scrappy(s, &p->private, UINT_MAX);
 	p->to_pack = count_to_pack(s, p);
 	return plan_extents(s, p);
 }
@@ -452,146 +436,5 @@ done:
 	plan_fini(s, &p);
 	publish_drop_spares(s);
 	lock_drop(&s->lock);
-	return r;
-}
-
-/* ---- ahead of it, while the guest runs ---- */
-
-static void drop_list(struct space *s, struct spare **list, size_t *count)
-{
-	while (*count > 0)
-		pool_unref(s->pool, (*list)[--*count].frame);
-	free(*list);
-	*list = NULL;
-}
-
-void publish_drop_spares(struct space *s)
-{
-	drop_list(s, &s->spare.block, &s->spare.blocks);
-	drop_list(s, &s->spare.pack, &s->spare.packs);
-}
-
-static bool has_spare(const struct space *s, size_t index)
-{
-	for (size_t i = 0; i < s->spare.blocks; i++)
-		if (s->spare.block[i].index == index)
-			return true;
-	return false;
-}
-
-/* What space_publish_ahead() takes in one go. */
-struct ahead {
-	struct spare block[AHEAD_BLOCKS], pack[AHEAD_PACKS];
-	size_t blocks, packs;
-};
-
-/* Frames for blocks that have none yet. Lock held. Return: how many blocks are wanted whole. */
-static unsigned reserve_blocks(struct space *s, const struct plan *p, struct ahead *a)
-{
-	size_t at = 0, run = 0;
-	unsigned count = 0;
-	struct block *b;
-
-	while ((b = next_scrappy(s, p, &at, &run))) {
-		struct spare *to = &a->block[a->blocks];
-
-		count++;
-		if (a->blocks == AHEAD_BLOCKS || s->spare.blocks + a->blocks >= AHEAD_BLOCKS ||
-		    has_spare(s, block_of(s, b)) || !room_for_block(s, p) ||
-		    alloc_reserve(s, b, &to->frame))
-			continue;
-		to->index = block_of(s, b);
-		a->blocks++;
-	}
-	return count;
-}
-
-/* Frames for the rest. Lock held. */
-static void reserve_packs(struct space *s, const struct plan *p, unsigned whole, struct ahead *a)
-{
-	uint64_t pages = page_runs_pages(&p->private), in_blocks = whole * (uint64_t)MM_BLOCK_PAGES;
-	uint64_t left = pages > in_blocks ? pages - in_blocks : 0;
-
-	for (size_t i = 0; i < s->spare.packs; i++)
-		left -= min_u64(left, UINT64_C(1) << s->spare.pack[i].order);
-	while (left > 0 && s->spare.packs + a->packs < AHEAD_PACKS && room_for_block(s, p)) {
-		struct spare *to = &a->pack[a->packs];
-
-		to->order = pack_order(left);
-		if (alloc_pack(s, &to->order, &to->frame))
-			break;
-		left -= UINT64_C(1) << to->order;
-		a->packs++;
-	}
-}
-
-/* Memory behind what nobody else knows yet. No lock. What the host refuses comes in later. */
-static void bring_in(struct space *s, struct ahead *a)
-{
-	for (size_t i = 0; i < a->blocks; i++) {
-		struct spare *b = &a->block[i];
-
-		b->huge = pool_collapse(s->pool, b->frame) == 0;
-		/* A collapse leaves it unmapped. */
-		*(volatile uint8_t *)pool_frame_ptr(s->pool, b->frame) = 0;
-	}
-	for (size_t i = 0; i < a->packs; i++)
-		(void)pool_fill(s->pool, a->pack[i].frame, UINT32_C(1) << a->pack[i].order);
-}
-
-/* Lock held. What does not find room, or is there by now, is given back. */
-static void add_spares(struct space *s, struct spare **list, size_t *count, size_t room,
-                       const struct spare *more, size_t n)
-{
-	if (!*list)
-		*list = calloc(room, sizeof(**list));
-	for (size_t i = 0; i < n; i++) {
-		bool twice = list == &s->spare.block && has_spare(s, more[i].index);
-
-		if (*list && *count < room && !twice)
-			(*list)[(*count)++] = more[i];
-		else
-			pool_unref(s->pool, more[i].frame);
-	}
-}
-
-int space_publish_ahead(struct space *s)
-{
-	struct plan p = {0};
-	struct ahead a = {0};
-	unsigned whole = 0;
-	int r;
-
-	if (s->linear)
-		return -ENOTSUP;
-	lock_take(&s->lock);
-	r = space_changed_runs(s, &p.private, NULL);
-	if (r == 0) {
-		whole = reserve_blocks(s, &p, &a);
-		reserve_packs(s, &p, whole, &a);
-	}
-	lock_drop(&s->lock);
-	bring_in(s, &a);
-	lock_take(&s->lock);
-	add_spares(s, &s->spare.block, &s->spare.blocks, AHEAD_BLOCKS, a.block, a.blocks);
-	add_spares(s, &s->spare.pack, &s->spare.packs, AHEAD_PACKS, a.pack, a.packs);
-	lock_drop(&s->lock);
-	plan_fini(s, &p);
-	return r ? r : (int)whole;
-}
-
-int space_copy_ahead(struct space *s, unsigned most)
-{
-	struct plan p = {0};
-	int r;
-
-	if (s->linear)
-		return -ENOTSUP;
-	lock_take(&s->lock);
-	r = s->holds ? -EBUSY : space_changed_runs(s, &p.private, NULL);
-	if (r == 0)
-		(void)own_scrappy_blocks(s, &p, most);
-	lock_drop(&s->lock);
-	plan_fini(s, &p);
 	return r;
 }

@@ -10,6 +10,7 @@
  *     fault_*.c        how violations reach us, and who answers them
  *     access.c         read, write, hold
  *     publish.c        a space becomes an image
+ *     publish_ahead.c  ... sooner, for what is done before
  *     own_block.c      a block of it gets frames of its own
  *     follow.c         ... ahead of a walk through it
  *     reset.c          and goes back to it
@@ -104,6 +105,7 @@ struct space {
 	uint64_t limit_frames;
 	uint64_t owned_frames;
 	struct policy_history history;
+	unsigned unwatched; /* proofs to come for which no huge page is asked for */
 	int64_t place; /* frame at which `first` would lie in the pool, so that runs stay runs */
 	unsigned holds;
 
@@ -112,7 +114,7 @@ struct space {
 		uint64_t most, faults, looked_ns;
 	} copies;
 
-	/* Frames for what the next publish has to copy, brought in before; publish.c's. */
+	/* Frames for what the next publish has to copy, brought in before; publish_ahead.c's. */
 	struct {
 		struct spare *block, *pack;
 		size_t blocks, packs;
@@ -310,6 +312,28 @@ int own_block(struct space *s, struct block *b, const struct page_runs *private,
 void follow_forget(struct space *s);
 
 /* ---- publish.c ---- */
+
+/*
+ * The next SHARED block from *at on that a publish would rather copy whole, and the first of the
+ * `private` runs that ends in it or above. Start with both 0. Lock held. Return: NULL when there is
+ * none left.
+ */
+struct block *publish_next_scrappy(struct space *s, const struct page_runs *private, size_t *at,
+                                   size_t *run);
+
+/* One more of them would not take the frames that the private pages of all others need. */
+bool publish_has_room(const struct space *s, const struct page_runs *private);
+
+/* At most `most` of them become OWNED; as own_block(). One without frames is left to be packed. */
+void publish_own_scrappy(struct space *s, const struct page_runs *private, unsigned most);
+
+/* The largest order that `pages` fill, at most a block's. */
+unsigned publish_pack_order(uint64_t pages);
+
+/* Frames of that order, or a smaller one where the pool is too scattered. Return: 0 or -ENOMEM. */
+int publish_alloc_pack(struct space *s, unsigned *order, frame_t *out);
+
+/* ---- publish_ahead.c ---- */
 
 /* Give up the frames that were brought in ahead. Lock held, or nobody else is left. */
 void publish_drop_spares(struct space *s);

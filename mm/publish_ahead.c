@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MIT
+/*
+ * mm/publish_ahead.c - what makes a publish shorter, done while the guest runs.
+ *
+ *     space_publish_ahead()   frames, with memory behind them, for what a publish would have to
+ *                             copy by now: spares. The guest runs
+ *     space_copy_ahead()      blocks that a publish would copy whole are copied, a few at a time.
+ *                             The guest stands still for each time
+ *
+ * Neither promises anything: spares that are not used are given back, and a publish does whatever
+ * is left.
+ */
+#include <stdlib.h>
+
+#include "mm/space_internal.h"
+
+/* What is brought in at a time. */
+#define AHEAD_BLOCKS 32u
+#define AHEAD_PACKS  32u
+
+static void drop_list(struct space *s, struct spare **list, size_t *count)
+{
+	while (*count > 0)
+		pool_unref(s->pool, (*list)[--*count].frame);
+	free(*list);
+	*list = NULL;
+}
+
+void publish_drop_spares(struct space *s)
+{
+	drop_list(s, &s->spare.block, &s->spare.blocks);
+	drop_list(s, &s->spare.pack, &s->spare.packs);
+}
+
+static bool has_spare(const struct space *s, size_t index)
+{
+	for (size_t i = 0; i < s->spare.blocks; i++)
+		if (s->spare.block[i].index == index)
+			return true;
+	return false;
+}
+
+/* What space_publish_ahead() takes in one go. */
+struct ahead {
+	struct spare block[AHEAD_BLOCKS], pack[AHEAD_PACKS];
+	size_t blocks, packs;
+};
+
+/* Frames for blocks that have none yet. Lock held. Return: how many blocks are wanted whole. */
+static unsigned reserve_blocks(struct space *s, const struct page_runs *private, struct ahead *a)
+{
+	size_t at = 0, run = 0;
+	unsigned count = 0;
+	struct block *b;
+
+	while ((b = publish_next_scrappy(s, private, &at, &run))) {
+		struct spare *to = &a->block[a->blocks];
+
+		count++;
+		if (a->blocks == AHEAD_BLOCKS || s->spare.blocks + a->blocks >= AHEAD_BLOCKS ||
+		    has_spare(s, block_of(s, b)) || !publish_has_room(s, private) ||
+		    alloc_reserve(s, b, &to->frame))
+			continue;
+		to->index = block_of(s, b);
+		a->blocks++;
+	}
+	return count;
+}
+
+/* Frames for the rest. Lock held. */
+static void reserve_packs(struct space *s, const struct page_runs *private, unsigned whole,
+                          struct ahead *a)
+{
+	uint64_t pages = page_runs_pages(private), in_blocks = whole * (uint64_t)MM_BLOCK_PAGES;
+	uint64_t left = pages > in_blocks ? pages - in_blocks : 0;
+
+	for (size_t i = 0; i < s->spare.packs; i++)
+		left -= min_u64(left, UINT64_C(1) << s->spare.pack[i].order);
+	while (left > 0 && s->spare.packs + a->packs < AHEAD_PACKS &&
+	       publish_has_room(s, private)) {
+		struct spare *to = &a->pack[a->packs];
+
+		to->order = publish_pack_order(left);
+		if (publish_alloc_pack(s, &to->order, &to->frame))
+			break;
+		left -= UINT64_C(1) << to->order;
+		a->packs++;
+	}
+}
+
+/* Memory behind what nobody else knows yet. No lock. What the host refuses comes in later. */
+static void bring_in(struct space *s, struct ahead *a)
+{
+	for (size_t i = 0; i < a->blocks; i++) {
+		struct spare *b = &a->block[i];
+
+		b->huge = pool_collapse(s->pool, b->frame) == 0;
+		/* A collapse leaves it unmapped. */
+		*(volatile uint8_t *)pool_frame_ptr(s->pool, b->frame) = 0;
+	}
+	for (size_t i = 0; i < a->packs; i++)
+		(void)pool_fill(s->pool, a->pack[i].frame, UINT32_C(1) << a->pack[i].order);
+}
+
+/* Lock held. What does not find room, or is there by now, is given back. */
+static void add_spares(struct space *s, struct spare **list, size_t *count, size_t room,
+                       const struct spare *more, size_t n)
+{
+	if (!*list)
+		*list = calloc(room, sizeof(**list));
+	for (size_t i = 0; i < n; i++) {
+		bool twice = list == &s->spare.block && has_spare(s, more[i].index);
+
+		if (*list && *count < room && !twice)
+			(*list)[(*count)++] = more[i];
+		else
+			pool_unref(s->pool, more[i].frame);
+	}
+}
+
+int space_publish_ahead(struct space *s)
+{
+	struct page_runs private = {0};
+	struct ahead a = {0};
+	unsigned whole = 0;
+	int r;
+
+	if (s->linear)
+		return -ENOTSUP;
+	lock_take(&s->lock);
+	r = space_changed_runs(s, &private, NULL);
+	if (r == 0) {
+		whole = reserve_blocks(s, &private, &a);
+		reserve_packs(s, &private, whole, &a);
+	}
+	lock_drop(&s->lock);
+	bring_in(s, &a);
+	lock_take(&s->lock);
+	add_spares(s, &s->spare.block, &s->spare.blocks, AHEAD_BLOCKS, a.block, a.blocks);
+	add_spares(s, &s->spare.pack, &s->spare.packs, AHEAD_PACKS, a.pack, a.packs);
+	lock_drop(&s->lock);
+	page_runs_fini(&private);
+	return r ? r : (int)whole;
+}
+
+int space_copy_ahead(struct space *s, unsigned most)
+{
+	struct page_runs private = {0};
+	int r;
+
+	if (s->linear)
+		return -ENOTSUP;
+	lock_take(&s->lock);
+	r = s->holds ? -EBUSY : space_changed_runs(s, &private, NULL);
+	if (r == 0)
+		publish_own_scrappy(s, &private, most);
+	lock_drop(&s->lock);
+	page_runs_fini(&private);
+	return r;
+}
