@@ -9,7 +9,9 @@
  *
  * vm_run() returns with every vCPU stopped, so whatever its owner does next (snapshot,
  * read memory, destroy) needs no further care. vCPU 0 runs on the caller's thread; the
- * others have threads of their own, parked between calls.
+ * others have threads of their own, parked between calls. The process's handler of SIGURG becomes
+ * one that does nothing, and vm_run() lets that signal into the calling thread: it is how a vCPU is
+ * stopped, so it must stay so (Go's runtime, for one, wants that signal for itself).
  *
  * Concurrency: one owner calls these functions, one at a time; vm_kick() may come from anywhere.
  * No globals: any number of VMs may live in a process.

@@ -22,8 +22,12 @@
 #include "vmm/tick.h"
 #include "vmm/vm.h"
 
-/* The signal that makes a vCPU thread leave KVM_RUN. Its handler does nothing. */
-#define KICK_SIGNAL (SIGRTMIN + 1)
+/*
+ * The signal that makes a vCPU thread leave KVM_RUN. Its handler does nothing. Not one of those
+ * that queue: sending them fails when a user has as many pending as he may (RLIMIT_SIGPENDING).
+ * This one is ignored by whoever knows nothing of it.
+ */
+#define KICK_SIGNAL SIGURG
 
 struct vcpu {
 	struct vm *vm;

@@ -226,6 +226,35 @@ Test(stop, every_kick_counts_smp)
 	lab_close(&l);
 }
 
+/* Kicks need no signal queued; deadlines would: timers come out of the same allowance. */
+Test(stop, no_signals_queued)
+{
+	struct rlimit none = {0, 0};
+	struct kicker k = {.vm = NULL};
+	struct lab l;
+	struct vm *vm;
+
+	lab_open(&l, POOL);
+	vm = scripted(&l, 2, FAULTS_AUTO, NULL);
+	count_for_ever(vm, 0);
+	count_for_ever(vm, 1);
+	cr_assert_eq(setrlimit(RLIMIT_SIGPENDING, &none), 0);
+	k.vm = vm;
+	kicker_start(&k);
+	for (uint64_t i = 1; i <= 20; i++) {
+		struct vm_report r;
+
+		atomic_store(&k.wanted, i);
+		vm_run(vm, 0, &r);
+		cr_assert_eq(r.event, VM_KICKED, "kick %lu: event %d", i, r.event);
+		while (atomic_load(&k.given) < i)
+			sched_yield();
+	}
+	kicker_stop(&k);
+	vm_destroy(vm);
+	lab_close(&l);
+}
+
 /* A thread that has the signal blocked can be stopped all the same. */
 Test(stop, signals_blocked)
 {
