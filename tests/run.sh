@@ -10,9 +10,11 @@
 # A suite's counts come from the TAP file its runner wrote, never from its exit status alone.
 # What cannot be right counts as a failure: a build that breaks, no TAP, fewer results than
 # planned, no tests at all, a runner that fails while every test passed, a sanitizer report
-# that no test owned up to. The suites of the nested machine, which has one CPU, run beside the
-# others, and their lines begin with `nested: `. The last line is `N passed, N failed[, N skipped (why)]`; the exit
+# that no test owned up to. The last line is `N passed, N failed[, N skipped (why)]`; the exit
 # status is 0 only when nothing failed.
+#
+# Suites of the nested machine, which has one CPU, run beside the others; their lines begin with
+# "nested: ".
 #
 # unit@nested-KERNEL and kvm@nested-KERNEL run in the nested machine (tests/nested/run), which needs
 # no KVM of this host. Behind the kernel may stand: -npt0 (shadow paging), -tdp0 (KVM's older MMU),
@@ -38,7 +40,7 @@ one_thread='bench_*|boot|elf|image_*|linux_*|pack|policy|pvh_boot|snapshot*'
 TSAN_FILTER=${TSAN_FILTER:-!($one_thread)/*}
 
 # One run at a time in a tree: builds and results would get into each other's way.
-if [ -z "${COWSLIP_TESTS_LOCKED:-}" ]; then
+if [ "${1:-}" != --lane ] && [ -z "${COWSLIP_TESTS_LOCKED:-}" ]; then
 	mkdir -p build || exit 1
 	COWSLIP_TESTS_LOCKED=1 exec flock -o build/.tests.lock tests/run.sh "$@"
 fi
@@ -48,6 +50,7 @@ passed=0
 failed=0
 skipped=0
 reasons=
+suites=$*
 jobs=-j$(nproc)
 case ${MAKEFLAGS:-} in
 *-j*) jobs= ;; # make shares out its own
@@ -149,11 +152,7 @@ suite_includes() {
 			broke includes "$what"
 		fi
 	done
-	if "$MAKE" --no-print-directory BUILD=test check-example; then
-		passed=$((passed + 1))
-	else
-		broke includes "the example of mm/README.md"
-	fi
+	build "the example of mm/README.md" BUILD=test check-example && passed=$((passed + 1))
 }
 
 suite_unit() {
@@ -294,7 +293,7 @@ suite() { # name
 	esac
 }
 
-# Suites one after the other, in a shell of their own. What they come to is left in a file.
+# Suites one after the other. What they come to is left in a file.
 lane() { # file, names...
 	totals=$1
 	shift
@@ -317,7 +316,15 @@ join() { # file, names
 	failed=$((failed + l_failed))
 	skipped=$((skipped + l_skipped))
 	[ -z "$l_reasons" ] || reasons="$reasons${reasons:+; }$l_reasons"
+	rm -f "$1"
 }
+
+if [ "${1:-}" = --lane ]; then
+	shift
+	echo $$ >"$1.pid"
+	lane "$@"
+	exit
+fi
 
 [ $# -gt 0 ] ||
 	set -- includes unit asan fuzz tsan kvm kvm@nested-6.1 linux@nested-6.1 icount@nested-6.1
@@ -334,15 +341,27 @@ for name; do
 		;;
 	esac
 done
-rm -f build/.lane-*
+
+# The nested lane is a session of its own, so that all of it can be ended: a shell that is not
+# interactive has it ignore SIGINT.
+totals=build/.lane-$$
+end_nested() {
+	[ ! -s "$totals-nested.pid" ] || kill -- "-$(cat "$totals-nested.pid")" 2>/dev/null
+	rm -f "$totals"-*
+}
+trap 'end_nested' EXIT
+trap 'exit 130' INT TERM
 # shellcheck disable=SC2086 # lists of words
 {
-	(lane build/.lane-nested $nested 2>&1) | sed -u 's/^/nested: /' &
-	(lane build/.lane-here $here)
+	setsid tests/run.sh --lane "$totals-nested" $nested 2>&1 | sed -u 's/^/nested: /' &
+	(
+		trap - EXIT
+		lane "$totals-here" $here
+	)
 }
 wait
-join build/.lane-here "$here"
-join build/.lane-nested "$nested"
+join "$totals-here" "$here"
+join "$totals-nested" "$nested"
 
 closing="$passed passed, $failed failed"
 [ "$skipped" -eq 0 ] || closing="$closing, $skipped skipped ($reasons)"
