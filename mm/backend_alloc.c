@@ -29,6 +29,9 @@
 /* Of the blocks that the limit and the pool have left, one answer gives at most this part. */
 #define GRANT_PART 4u
 
+/* Proofs that are not tried with a huge page after there was none. */
+#define UNWATCHED 16u
+
 int alloc_frames(struct space *s, size_t block, unsigned order, frame_t *out)
 {
 	int64_t at = (int64_t)(block << MM_BLOCK_ORDER);
@@ -136,8 +139,8 @@ static struct policy_choice choose(struct space *s, const struct block *b, gpa_t
 /* ---- grants ---- */
 
 /*
- * Frames for blocks from `first` on, below `end`, as far as they follow each other in the pool. All
- * are EMPTY, but that the first may have its own already.
+ * Frames for EMPTY blocks from `first` on, below `end`, as far as they follow each other in the
+ * pool. The first may be OWNED instead: then its own are the run's first.
  * Return: how many; -ENOMEM when there is not even one.
  */
 static int reserve_run(struct space *s, size_t first, size_t end, frame_t *out)
@@ -168,12 +171,36 @@ static int reserve_run(struct space *s, size_t first, size_t end, frame_t *out)
 	return (int)n;
 }
 
-/* A block of clusters that has been mapped anew becomes one 2 MiB page, if the host has one. */
+/* A block of clusters of which nothing is armed any more: one 2 MiB page, if the host has one. */
 static void make_whole(struct space *s, struct block *b)
 {
 	b->partial = b->watched = false;
 	if (!b->huge)
 		b->huge = pool_collapse(s->pool, b->frame) == 0;
+}
+
+/* The run of `n` blocks from `first` on has been mapped to frames from `f` on. */
+static void commit_run(struct space *s, size_t first, size_t n, frame_t f, bool huge)
+{
+	for (size_t i = first; i < first + n; i++, f.n += (uint32_t)MM_BLOCK_PAGES) {
+		struct block *b = &s->blocks[i];
+
+		if (b->state == BLOCK_OWNED) {
+			make_whole(s, b);
+			continue;
+		}
+		alloc_commit(s, b, f);
+		b->huge = huge;
+		b->granted = true;
+	}
+}
+
+/* It has not. */
+static void drop_run(struct space *s, size_t first, size_t n, frame_t f)
+{
+	for (size_t i = first; i < first + n; i++, f.n += (uint32_t)MM_BLOCK_PAGES)
+		if (s->blocks[i].state != BLOCK_OWNED)
+			pool_unref(s->pool, f);
 }
 
 /*
@@ -183,32 +210,17 @@ static void make_whole(struct space *s, struct block *b)
 static int grant_run(struct space *s, size_t first, size_t end, bool huge)
 {
 	frame_t f;
-	int n = reserve_run(s, first, end, &f);
-	struct gpa_range last;
-	int r;
+	int n = reserve_run(s, first, end, &f), r;
+	struct gpa_range all = {block_gpa(s, first), 0};
 
 	if (n < 0)
 		return n;
-	last = block_range(s, first + (size_t)n - 1);
-	r = window_map_owned(s,
-	                     (struct gpa_range){block_gpa(s, first),
-	                                        gpa_range_end(last) - block_gpa(s, first).v},
-	                     f, huge);
-	for (int i = 0; i < n; i++) {
-		frame_t each = {f.n + (uint32_t)i * (uint32_t)MM_BLOCK_PAGES};
-		struct block *b = &s->blocks[first + (size_t)i];
-		bool owned = b->state == BLOCK_OWNED;
-
-		if (owned && r == 0) {
-			make_whole(s, b);
-		} else if (r == 0) {
-			alloc_commit(s, b, each);
-			b->huge = huge;
-			b->granted = true;
-		} else if (!owned) {
-			pool_unref(s->pool, each);
-		}
-	}
+	all.size = gpa_range_end(block_range(s, first + (size_t)n - 1)) - all.start.v;
+	r = window_map_owned(s, all, f, huge);
+	if (r)
+		drop_run(s, first, (size_t)n, f);
+	else
+		commit_run(s, first, (size_t)n, f, huge);
 	return r ? r : n;
 }
 
@@ -419,18 +431,33 @@ static int fill_cluster(struct space *s, struct block *b, struct gpa_range r)
 	return b->watched ? s->faults->let_in(s, r) : s->faults->fill_zero(s, r);
 }
 
-/* Return: 0, or -errno and nothing has changed: this host cannot. */
+/* A host that has no huge page is not asked for one at every proof. */
+static bool may_watch(struct space *s)
+{
+	if (!s->fault.can_watch || !pool_huge(s->pool))
+		return false;
+	if (s->unwatched == 0)
+		return true;
+	s->unwatched--;
+	return false;
+}
+
+/*
+ * Mapped by small pages although it is a huge one: else it could not be let in bit by bit.
+ * Return: 0, or -errno and nothing has changed: this host cannot.
+ */
 static int start_watched(struct space *s, struct block *b)
 {
 	struct gpa_range ram = block_range(s, block_of(s, b));
-	bool can = s->fault.watches && pool_huge(s->pool);
 	frame_t f;
-	int r = can ? alloc_reserve(s, b, &f) : -EOPNOTSUPP;
+	int r = may_watch(s) ? alloc_reserve(s, b, &f) : -EOPNOTSUPP;
 
 	if (r)
 		return r;
 	r = pool_collapse(s->pool, f);
-	if (r == 0)
+	if (r)
+		s->unwatched = UNWATCHED;
+	else
 		r = window_map_owned(s, ram, f, false);
 	if (r) {
 		pool_unref(s->pool, f);

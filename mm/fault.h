@@ -84,7 +84,7 @@ struct fault_state {
 	pthread_t thread, watch;
 	bool running;
 	bool abandoned;       /* the thread never ended: what it may use is never freed */
-	bool watches;         /* this kernel tells of pages that are there and not mapped */
+	bool can_watch;       /* this kernel tells of pages that are in memory and not mapped */
 	unsigned patience_ms; /* an event unanswered for so long: broken */
 	unsigned retries;     /* in a row; the thread's alone */
 	_Atomic bool gone;    /* let go: nothing is armed any more */

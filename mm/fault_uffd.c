@@ -86,16 +86,20 @@ static int uffd_arm(struct space *s, struct gpa_range r)
 
 static int uffd_watch(struct space *s, struct gpa_range r)
 {
-	if (!s->fault.watches)
+	if (!s->fault.can_watch)
 		return -EOPNOTSUPP;
 	return uffd_register(s, r, UFFDIO_REGISTER_MODE_MINOR);
 }
 
+/* Unregistering wakes who waits for an absent page, not who waits for one that is not mapped. */
 static int uffd_disarm(struct space *s, struct gpa_range r)
 {
 	struct uffdio_range range = {range_hva(s, r), r.size};
 
-	return ioctl(s->fault.uffd, UFFDIO_UNREGISTER, &range) < 0 ? -errno : 0;
+	if (ioctl(s->fault.uffd, UFFDIO_UNREGISTER, &range) < 0)
+		return -errno;
+	(void)ioctl(s->fault.uffd, UFFDIO_WAKE, &range);
+	return 0;
 }
 
 static void uffd_wake(struct space *s, struct gpa_range r)
@@ -109,62 +113,74 @@ static void uffd_wake(struct space *s, struct gpa_range r)
 		uffd_break(s, -errno);
 }
 
-/* Pages that are there already stop the call with EEXIST: step over them one by one. */
-static int fill_mapping(struct space *s, struct gpa_range r)
+/* Zero pages for [at, end). Return: bytes that came in; -errno of the first page. */
+static int64_t zero_pages(int uffd, uint64_t at, uint64_t end)
 {
-	uint64_t at = range_hva(s, r), end = at + r.size;
+	struct uffdio_zeropage z = {.range = {at, end - at}, .mode = UFFDIO_ZEROPAGE_MODE_DONTWAKE};
 
+	if (ioctl(uffd, UFFDIO_ZEROPAGE, &z) == 0)
+		return (int64_t)(end - at);
+	return z.zeropage > 0 ? z.zeropage : -errno;
+}
+
+/*
+ * The file's pages. Those that are not in memory any more, a part of the block having been given
+ * back, are as good as mapped: the kernel brings them in. Return: as above.
+ */
+static int64_t map_pages(int uffd, uint64_t at, uint64_t end)
+{
+	struct uffdio_continue c = {.range = {at, end - at}, .mode = UFFDIO_CONTINUE_MODE_DONTWAKE};
+
+	if (ioctl(uffd, UFFDIO_CONTINUE, &c) == 0)
+		return (int64_t)(end - at);
+	if (c.mapped > 0)
+		return c.mapped;
+	return errno == EFAULT ? -EEXIST : -errno;
+}
+
+/* Pages that are there already stop such a call with EEXIST: step over them one by one. */
+static int fill_mapping(int uffd, uint64_t at, uint64_t end,
+                        int64_t (*fill)(int uffd, uint64_t at, uint64_t end))
+{
 	while (at < end) {
-		struct uffdio_zeropage z = {.range = {at, end - at},
-		                            .mode = UFFDIO_ZEROPAGE_MODE_DONTWAKE};
+		int64_t n = fill(uffd, at, end);
 
-		if (ioctl(s->fault.uffd, UFFDIO_ZEROPAGE, &z) == 0)
-			return 0;
-		if (z.zeropage > 0)
-			at += (uint64_t)z.zeropage;
-		else if (errno == EEXIST)
-			at += MM_PAGE_SIZE;
-		else
-			return -errno;
+		if (n == -EEXIST)
+			n = MM_PAGE_SIZE;
+		if (n < 0)
+			return (int)n;
+		at += (uint64_t)n;
 	}
 	return 0;
 }
 
-/* The call takes no range with several mappings in it, and each protection has one. */
-static int uffd_fill_zero(struct space *s, struct gpa_range r)
+/*
+ * The calls take no range with several mappings in it, and each protection has one. Where nothing
+ * is armed any more the kernel fills.
+ */
+static int fill_range(struct space *s, struct gpa_range r,
+                      int64_t (*fill)(int uffd, uint64_t at, uint64_t end))
 {
 	uint64_t end = gpa_range_end(r);
 	int e = 0;
 
 	for (uint64_t at = r.start.v, stop; e == 0 && at < end; at = stop) {
+		uint64_t from = range_hva(s, (struct gpa_range){{at}, 0});
+
 		(void)guard_get(s, at, end, &stop);
-		e = fill_mapping(s, (struct gpa_range){{at}, stop - at});
+		e = fill_mapping(s->fault.uffd, from, from + (stop - at), fill);
 	}
-	return e;
+	return atomic_load(&s->fault.gone) ? 0 : e;
 }
 
-/*
- * Pages that are mapped already stop the call with EEXIST, and those that are not in memory any
- * more, a part of the block having been given back, with EFAULT: the kernel brings those in.
- */
+static int uffd_fill_zero(struct space *s, struct gpa_range r)
+{
+	return fill_range(s, r, zero_pages);
+}
+
 static int uffd_let_in(struct space *s, struct gpa_range r)
 {
-	uint64_t at = range_hva(s, r), end = at + r.size;
-
-	while (at < end) {
-		struct uffdio_continue c = {.range = {at, end - at},
-		                            .mode = UFFDIO_CONTINUE_MODE_DONTWAKE};
-
-		if (ioctl(s->fault.uffd, UFFDIO_CONTINUE, &c) == 0)
-			return 0;
-		if (c.mapped > 0)
-			at += (uint64_t)c.mapped;
-		else if (errno == EEXIST || errno == EFAULT)
-			at += MM_PAGE_SIZE;
-		else
-			return -errno;
-	}
-	return 0;
+	return fill_range(s, r, map_pages);
 }
 
 /* What may still be armed of a block; size 0: nothing. */
@@ -262,7 +278,7 @@ static int uffd_attach(struct space *s)
 	int r;
 
 	r = fault_uffd_open_for(UFFD_FEATURE_MINOR_SHMEM); /* Linux 5.14 */
-	s->fault.watches = r >= 0;
+	s->fault.can_watch = r >= 0;
 	if (r == -EINVAL)
 		r = fault_uffd_open();
 	if (r < 0)

@@ -115,6 +115,12 @@ static void prove(struct policy_history *h, struct policy_stream *s)
 	s->unproven = 0;
 }
 
+static void allow(struct policy_history *h, struct policy_stream *s, uint32_t blocks)
+{
+	s->unproven += blocks;
+	h->unproven += blocks;
+}
+
 /*
  * New credit for a stream that has none left. Small pages that nobody touches cost nothing: no
  * proof is wanted for them. Return: false when it must prove itself first.
@@ -124,13 +130,13 @@ static bool extend(struct policy_history *h, struct policy_stream *s, enum page_
 	uint32_t ahead = s->ahead ? (uint32_t)min_u64(2u * s->ahead, POLICY_AHEAD) : 1;
 
 	if (page_size != PAGE_SIZE_4K) {
-		if (!is_trusted(h, s, ahead + 1)) {
+		/* One more than it gets, for its next proof. */
+		if (!is_trusted(h, s, ahead + 2)) {
 			if (++s->hits < PROOF)
 				return false;
 			prove(h, s);
 		}
-		s->unproven += ahead + 1;
-		h->unproven += ahead + 1;
+		allow(h, s, ahead + 1);
 	}
 	s->ahead = (uint16_t)ahead;
 	s->credit = (uint16_t)(ahead + 1);
@@ -139,12 +145,21 @@ static bool extend(struct policy_history *h, struct policy_stream *s, enum page_
 	return true;
 }
 
-/* A few pages, to see whether it comes to those behind them. */
-static struct policy_choice prove_again(const struct policy_stream *s, uint64_t page)
+/*
+ * A few pages, to see whether it comes to those behind them. Their block may be brought in whole,
+ * so it counts like those that are given.
+ */
+static struct policy_choice prove_again(struct policy_history *h, struct policy_stream *s,
+                                        const struct policy_event *e)
 {
-	if (s->ahead == 0)
-		return cluster(page, CLUSTER_PAGES);
-	return (struct policy_choice){POLICY_PROOF, align_down(page, PROOF_PAGES), PROOF_PAGES};
+	struct policy_choice c = cluster(e->page, s->ahead ? PROOF_PAGES : CLUSTER_PAGES);
+
+	if (s->ahead == 0 || !is_trusted(h, s, 1))
+		return c;
+	c.kind = POLICY_PROOF;
+	if (e->fresh)
+		allow(h, s, 1);
+	return c;
 }
 
 static struct policy_choice go_on(struct policy_history *h, struct policy_stream *s,
@@ -154,7 +169,7 @@ static struct policy_choice go_on(struct policy_history *h, struct policy_stream
 
 	s->way = (int8_t)way;
 	if (s->credit == 0 && !extend(h, s, e->page_size))
-		return prove_again(s, e->page);
+		return prove_again(h, s, e);
 	c = blocks_ahead(e, way, s->credit - 1u);
 	s->credit = (uint16_t)(s->credit - c.count);
 	return c;

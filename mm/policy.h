@@ -14,9 +14,10 @@
  * A walk (sequential, either way, or in strides of a few pages) is a stream: events where the last
  * answer ended. When two follow each other so, the block they are in is taken to be dense, and the
  * stream gets it and blocks ahead of it: 1, 2, 4, ... POLICY_AHEAD. Behind what it was given it
- * must prove itself again, by the first pages of one block more; but not while all that walks were allowed since they last
- * did so is within 32 MiB of what they have proven to have walked through. So what is committed
- * stays below about twice that and 32 MiB, and a walk costs one or two events for each doubling.
+ * must prove itself again, by the first pages of one block more; but not while all that walks were
+ * allowed since they last did so is within 32 MiB of what they have proven to have walked through.
+ * So what is committed stays below about twice that and 32 MiB, and two blocks for each walk that
+ * was begun; and a walk costs one or two events for each doubling.
  *
  * A touch that no stream expects is lone. The first few get clusters; then neighbourhoods of the
  * touched block are handed to the kernel, the larger the more lone touches there were, so that a
@@ -74,7 +75,7 @@ enum policy_kind {
 };
 
 /*
- * CLUSTER, PROOF: pages [first, first + count), inside the touched block, which is among them.
+ * CLUSTER, PROOF: pages [first, first + count), inside one block, the touched page among them.
  * WHOLE: blocks [first, first + count), counted from the window's start: the touched one and
  * neighbours without frames. SMALL: blocks, likewise, but others lie among them: those are
  * to be left alone.

@@ -35,7 +35,10 @@ struct pool {
 	struct store store; /* what extents name; its count is the pool's */
 	bool huge;          /* pool_huge(); never changes, like the mapping */
 	uint8_t *alias;     /* the whole file, touched 4 KiB by 4 KiB */
-	uint8_t *twin;      /* pool_twin_ptr(), NULL: there is none; never changes */
+	/* Never change; NULL: there are none. Both lie in `room`, of twin_room_size(). */
+	uint8_t *room, *twin; /* pool_twin_ptr() */
+	uint8_t *slot;        /* a block's place, 2 MiB aligned */
+	struct lock slot_lock;
 	struct lock lock;
 	struct frame_table frames; /* lock */
 };
@@ -82,31 +85,37 @@ static int map_alias(struct pool *p)
 	return 0;
 }
 
+static size_t twin_room_size(const struct pool *p)
+{
+	return p->store.size + 3 * MM_BLOCK_SIZE;
+}
+
 /*
- * Not aligned as the file is, so that khugepaged passes it by: it would fill up every block of
- * which a page is there. Nothing depends on it but speed.
+ * The twin does not lie aligned as the file is, so that khugepaged passes it by: it would fill up
+ * every block of which a page is there. Nor would a fault there bring in 2 MiB; the slot is for
+ * that. Nothing depends on them but speed.
  */
 static void map_twin(struct pool *p)
 {
-	size_t size = p->store.size + MM_BLOCK_SIZE;
-	uint8_t *room, *at;
+	size_t size = twin_room_size(p);
+	uint8_t *room, *slot, *twin;
 
 	if (!p->huge)
 		return;
 	room = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (room == MAP_FAILED)
 		return;
-	at = room + (is_aligned((uintptr_t)room, MM_BLOCK_SIZE) ? MM_PAGE_SIZE : 0);
-	if (mmap(at, p->store.size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
-	         p->store.fd, 0) == MAP_FAILED ||
-	    madvise(at, p->store.size, MADV_HUGEPAGE) < 0) {
+	slot = (uint8_t *)(uintptr_t)align_up((uintptr_t)room, MM_BLOCK_SIZE);
+	twin = slot + MM_BLOCK_SIZE + MM_PAGE_SIZE;
+	if (mmap(twin, p->store.size, PROT_READ | PROT_WRITE,
+	         MAP_SHARED | MAP_FIXED | MAP_NORESERVE, p->store.fd, 0) == MAP_FAILED ||
+	    madvise(twin, p->store.size, MADV_HUGEPAGE) < 0) {
 		munmap(room, size);
 		return;
 	}
-	if (at > room)
-		munmap(room, (size_t)(at - room));
-	munmap(at + p->store.size, (size_t)(room + size - (at + p->store.size)));
-	p->twin = at;
+	p->room = room;
+	p->slot = slot;
+	p->twin = twin;
 }
 
 int pool_create(uint64_t limit, struct pool **out)
@@ -136,6 +145,7 @@ int pool_create(uint64_t limit, struct pool **out)
 		goto fini_frames;
 	map_twin(p);
 	lock_init(&p->lock, LOCK_POOL);
+	lock_init(&p->slot_lock, LOCK_POOL);
 	*out = p;
 	return 0;
 
@@ -152,9 +162,10 @@ void pool_destroy(struct pool *p)
 {
 	CHECK(p->frames.used == 0);
 	munmap(p->alias, align_up(p->store.size, MM_BLOCK_SIZE));
-	if (p->twin)
-		munmap(p->twin, p->store.size);
+	if (p->room)
+		munmap(p->room, twin_room_size(p));
 	frame_table_fini(&p->frames);
+	lock_fini(&p->slot_lock);
 	lock_fini(&p->lock);
 	close(p->store.fd);
 	free(p);
@@ -323,14 +334,21 @@ static uint64_t resident_bytes(void *at, size_t size)
 	return pages << MM_PAGE_SHIFT;
 }
 
-/* An empty block comes in by one touch, if the host has a huge page. Return: whether it did. */
+/*
+ * An empty block comes in by one touch, if the host has a huge page. It stays mapped in the slot
+ * until the next one comes. Return: whether it did come in.
+ */
 static bool bring_in(struct pool *p, frame_t f)
 {
 	uint8_t *at = pool_frame_ptr(p, f);
 
 	if (!p->twin || resident_bytes(at, MM_BLOCK_SIZE) > 0)
 		return false;
-	(void)*(volatile uint8_t *)pool_twin_ptr(p, f);
+	lock_take(&p->slot_lock);
+	if (mremap(pool_twin_ptr(p, f), 0, MM_BLOCK_SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, p->slot) !=
+	    MAP_FAILED)
+		(void)*(volatile uint8_t *)p->slot;
+	lock_drop(&p->slot_lock);
 	return resident_bytes(at, MM_BLOCK_SIZE) == MM_BLOCK_SIZE;
 }
 

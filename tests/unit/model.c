@@ -379,6 +379,24 @@ static void op_scatter(struct model *m, enum fault_choice faults)
 		guest_byte(m, i, at + n * 5 * PAGE, (uint8_t)(n + 1));
 }
 
+/* A walk comes to the start of a block, and is no more trusted: that one is to be watched. */
+static void op_doubt(struct model *m, enum fault_choice faults)
+{
+	unsigned i = pick_space(m, true);
+	uint64_t block = below(m, 2);
+	struct policy_history *h;
+
+	(void)faults;
+	if (i == SPACES)
+		return;
+	h = &m->spaces[i]->history;
+	h->streams[0] = (struct policy_stream){
+		.high = block * MM_BLOCK_PAGES, .used = ++h->tick, .ahead = 1, .way = 1};
+	h->unproven = 1000;
+	for (uint64_t n = 1 + below(m, 3), page = 0; n > 0; n--, page += 1 + below(m, 5))
+		guest_byte(m, i, block * BLOCK + page * PAGE, (uint8_t)below(m, 256));
+}
+
 /* Straight through the window, without asking: only what needs no frame. */
 static void op_guest_read(struct model *m, enum fault_choice faults)
 {
@@ -583,6 +601,7 @@ static const struct {
 	{"host write", 22, op_host_write},
 	{"guest write", 22, op_guest_write},
 	{"scatter", 4, op_scatter},
+	{"doubt", 6, op_doubt},
 	{"guest read", 10, op_guest_read},
 	{"read all", 4, op_read_all},
 	{"publish", 10, op_publish},

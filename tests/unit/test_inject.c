@@ -806,7 +806,7 @@ Test(inject, every_call_is_met)
 	for (size_t i = 0; i < SCENARIOS; i++)
 		all |= scenarios[i].meets;
 	/*
-	 * But for punches, that is no failure of an act, see unpunched_block_is_retired; and for what
+	 * But for punches, that is no failure of an act (unpunched_block_is_retired), and for what
 	 * only a pool with huge pages does, see watched::each_step_fails.
 	 */
 	cr_assert_eq(all | MET(FALLOCATE) | MET(MREMAP), (1u << INJECT_OPENAT) - 1);

@@ -370,6 +370,30 @@ Test(pool, collapse_keeps_contents)
 	expect_all_gone(p);
 }
 
+/* An empty block needs no collapse, for which every CPU would be waited for. */
+Test(pool, collapse_of_nothing)
+{
+	struct pool *p = new_pool(16 * MIB);
+
+	if (!pool_twin_ptr(p, (frame_t){0}))
+		cr_skip_test("this host gives a file no huge pages");
+	for (unsigned i = 0; i < 4; i++) {
+		frame_t f = take(p, 9);
+		int e;
+
+		inject_arm(0);
+		e = pool_collapse(p, f);
+		inject_disarm();
+		cr_assert_eq(e, 0, "%s", strerror(-e));
+		cr_assert_eq(inject_reached(INJECT_MADVISE), 0);
+		cr_assert_eq(committed_frames(p), 512);
+		cr_assert_eq(*(uint8_t *)pool_frame_ptr(p, (frame_t){f.n + 300}), 0);
+		pool_unref(p, f);
+		cr_assert_eq(committed_frames(p), 0);
+	}
+	expect_all_gone(p);
+}
+
 /* --- huge pages at first touch --------------------------------------------------------------- */
 
 /* Write to the block's second page through a mapping of which `advice` has been given. */

@@ -6,7 +6,8 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <pthread.h>
-#include <string.h>
+#include <stdatomic.h>
+#include <unistd.h>
 
 #include "mm/space.h"
 #include "mm/space_internal.h"
@@ -57,7 +58,7 @@ static void open_scene(struct scene *c)
 	require_path(FAULTS_UFFD);
 	c->pool = new_pool(2 * SIZE);
 	c->s = new_space(c->pool, SIZE, FAULTS_UFFD);
-	if (!pool_twin_ptr(c->pool, (frame_t){0}) || !c->s->fault.watches)
+	if (!pool_twin_ptr(c->pool, (frame_t){0}) || !c->s->fault.can_watch)
 		cr_skip_test(
 			"this host gives a file no huge pages, or does not tell of mapped pages");
 	for (; c->watched < BLOCKS; c->watched++) {
@@ -222,6 +223,9 @@ Test(watched, protected)
 	open_scene(&c);
 	closed = (struct gpa_range){{at(c.watched, 40)}, 4 * PAGE};
 	cr_assert_eq(space_protect(c.s, closed, PROTECT_RO), 0);
+	guest_store(c.s, at(c.watched, 45), 45); /* beside them, in one cluster */
+	cr_assert(is_watched(c.s, c.watched));
+	cr_assert_eq(guest_load(c.s, at(c.watched, 41)), 0);
 	for (unsigned page = 0; page < 64; page++) {
 		uint64_t a = at(c.watched, page);
 		bool ro = page >= 40 && page < 44;
@@ -294,6 +298,45 @@ Test(watched, each_step_fails)
 		cr_assert_lt(k++, 100);
 	cr_assert_geq(k, 5);
 	cr_assert_eq(met & must, must, "met %x", met);
+}
+
+/* ---- those who wait in it ---- */
+
+struct waiter {
+	struct scene *c;
+	_Atomic bool done;
+	pthread_t thread;
+};
+
+static void *touch(void *arg)
+{
+	struct waiter *w = arg;
+
+	guest_store(w->c->s, at(w->c->watched, 200), 200);
+	atomic_store(&w->done, true);
+	return NULL;
+}
+
+/* The handler has ended; who waits for an answer is let go, and finds what is in memory. */
+Test(watched, let_go)
+{
+	struct scene c;
+	struct waiter w = {.c = &c};
+
+	open_scene(&c);
+	uffd_break(c.s, -EIO);
+	usleep(100000);
+	cr_assert_eq(pthread_create(&w.thread, NULL, touch, &w), 0);
+	usleep(100000);
+	cr_assert(!atomic_load(&w.done), "a touch that nobody answers waits");
+	space_let_go(c.s);
+	for (unsigned i = 0; i < 1000 && !atomic_load(&w.done); i++)
+		usleep(10000);
+	cr_assert(atomic_load(&w.done), "nobody has woken who waits");
+	cr_assert_eq(pthread_join(w.thread, NULL), 0);
+	cr_assert_eq(guest_load(c.s, at(c.watched, 200)), 200);
+	expect_walked(c.s, c.watched);
+	close_scene(&c);
 }
 
 /* ---- many threads ---- */
