@@ -535,6 +535,13 @@ static size_t untouched_run(struct space *s, size_t first)
 	return end;
 }
 
+void alloc_look_at_grants(struct space *s)
+{
+	for (size_t i = 0; i < s->block_count; i++)
+		if (s->blocks[i].granted)
+			s->blocks[i].granted = pool_block_empty(s->pool, s->blocks[i].frame);
+}
+
 static bool still_untouched(const struct space *s, size_t first, size_t end)
 {
 	while (first < end && pool_block_empty(s->pool, s->blocks[first].frame))

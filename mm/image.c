@@ -228,6 +228,20 @@ size_t image_find(const struct image *i, gpa_t a)
 	return low;
 }
 
+void image_trim(struct image *i, gpa_t from)
+{
+	CHECK(image_refs(i) == 1);
+	while (i->extent_count > 0 && i->extents[i->extent_count - 1].gpa.v >= from.v) {
+		const struct extent *e = &i->extents[--i->extent_count];
+		struct run *last = &i->runs[i->run_count - 1];
+
+		store_frame_put(e->store, e->frame);
+		i->pages -= e->pages;
+		last->pages -= e->pages;
+		i->run_count -= last->pages == 0;
+	}
+}
+
 uint64_t image_pages(const struct image *i)
 {
 	return i->pages;

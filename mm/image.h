@@ -81,6 +81,12 @@ uint64_t image_pages(const struct image *i);
 uint32_t image_refs(const struct image *i);
 
 /*
+ * Drop all that lies at `from`, the start of an extent, or above. Only of an image that nobody else
+ * knows of yet: one reference (aborts otherwise).
+ */
+void image_trim(struct image *i, gpa_t from);
+
+/*
  * The same memory with other saved state: shares every frame.
  * Return: 0; -ENOMEM; -EOVERFLOW.
  */

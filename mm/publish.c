@@ -368,6 +368,17 @@ static int protect_owned(struct space *s)
 	return 0;
 }
 
+void publish_take_image(struct space *s, struct image *image)
+{
+	/* What was cut of the old image is no part of the new one. */
+	gpa_map_fini(&s->cut);
+	image_put(s->image);
+	s->image = image_get(image);
+	atomic_store(&s->has_image, true);
+	for (size_t i = 0; i < s->region_count; i++)
+		s->regions[i].backend = &backend_image;
+}
+
 /* The image holds the frames now: blocks give theirs up. */
 static void hand_over(struct space *s, struct image *image)
 {
@@ -380,12 +391,7 @@ static void hand_over(struct space *s, struct image *image)
 		*b = (struct block){.state = BLOCK_SHARED};
 	}
 	s->owned_frames = 0;
-	/* What was cut of the old image is no part of the new one. */
-	gpa_map_fini(&s->cut);
-	image_put(s->image);
-	s->image = image_get(image);
-	for (size_t i = 0; i < s->region_count; i++)
-		s->regions[i].backend = &backend_image;
+	publish_take_image(s, image);
 }
 
 /* Let go of the private copies: the window reads the packed ones from now on. */

@@ -6,8 +6,10 @@
  *                             copy by now: spares. The guest runs
  *     space_copy_ahead()      blocks that a publish would copy whole are copied, a few at a time.
  *                             The guest stands still for each time
+ *     space_share_ahead()     blocks with frames of their own give them to an image that nobody
+ *                             else has. The guest runs: what it writes from then on is private
  *
- * Neither promises anything: spares that are not used are given back, and a publish does whatever
+ * None promises anything: spares that are not used are given back, and a publish does whatever
  * is left.
  */
 #include <stdlib.h>
@@ -17,6 +19,12 @@
 /* What is brought in at a time. */
 #define AHEAD_BLOCKS 32u
 #define AHEAD_PACKS  32u
+
+/*
+ * Blocks that change hands by one call. While a part of the window is mapped anew, vCPUs wait with
+ * their faults there: some 100 us for so many.
+ */
+#define SHARE_BLOCKS 64u
 
 static void drop_list(struct space *s, struct spare **list, size_t *count)
 {
@@ -156,5 +164,127 @@ int space_copy_ahead(struct space *s, unsigned most)
 		publish_own_scrappy(s, &private, most);
 	lock_drop(&s->lock);
 	page_runs_fini(&private);
+	return r;
+}
+
+/* ---- frames of its own, to an image ---- */
+
+/* What can be mapped anew by one call, and surely holds something. */
+static bool may_share(const struct space *s, size_t i)
+{
+	const struct block *b = &s->blocks[i];
+	struct gpa_range ram = block_range(s, i);
+
+	return b->state == BLOCK_OWNED && !b->partial && !b->granted && ram.size > 0 &&
+	       guard_is_rw(s, ram.start.v, gpa_range_end(ram));
+}
+
+/* An image of all such blocks. Return: 0 and *out, NULL when there are none; -ENOMEM. */
+static int image_of_owned(struct space *s, struct image **out)
+{
+	struct extent *list = malloc(s->block_count * sizeof(*list));
+	struct image_parts parts = {.ram = s->ram, .ram_count = s->region_count, .extents = list};
+	int r = 0;
+
+	*out = NULL;
+	if (!list)
+		return -ENOMEM;
+	for (size_t i = 0; i < s->block_count; i++) {
+		struct gpa_range ram = block_range(s, i);
+
+		if (may_share(s, i))
+			list[parts.extent_count++] =
+				(struct extent){ram.start, (uint32_t)(ram.size >> MM_PAGE_SHIFT),
+			                        s->blocks[i].frame, pool_store(s->pool)};
+	}
+	if (parts.extent_count > 0)
+		r = image_create(&parts, out);
+	free(list);
+	return r;
+}
+
+/* Blocks from `first` on that one call can map. */
+static size_t share_run(const struct space *s, size_t first)
+{
+	const struct region *region = space_region(s, block_gpa(s, first));
+	uint32_t frame = s->blocks[first].frame.n;
+	size_t n = 0;
+
+	while (n < SHARE_BLOCKS && first + n < s->block_count && may_share(s, first + n) &&
+	       s->blocks[first + n].frame.n == frame + n * MM_BLOCK_PAGES &&
+	       space_region(s, block_gpa(s, first + n)) == region)
+		n++;
+	return n;
+}
+
+/*
+ * The window reads the frames from now on; the guest's next write makes a private copy of a page.
+ * Return: blocks mapped; -errno: none.
+ */
+static int share_blocks(struct space *s, size_t first)
+{
+	size_t n = share_run(s, first);
+	struct gpa_range last = block_range(s, first + n - 1);
+	gpa_t start = block_gpa(s, first);
+	int r = window_map_private(s, start, (gpa_range_end(last) - start.v) >> MM_PAGE_SHIFT,
+	                           pool_store(s->pool), s->blocks[first].frame);
+
+	for (size_t i = first; r == 0 && i < first + n; i++) {
+		pool_unref(s->pool, s->blocks[i].frame);
+		s->blocks[i] = (struct block){.state = BLOCK_SHARED};
+		s->owned_frames -= MM_BLOCK_PAGES;
+	}
+	space_gets_on(s);
+	return r ? r : (int)n;
+}
+
+/* All that `image` names. Return: 0; -errno: the rest, which `image` names no more, stays OWNED. */
+static int share_all(struct space *s, struct image *image)
+{
+	for (size_t i = 0; i < s->block_count;) {
+		int n = may_share(s, i) ? share_blocks(s, i) : 1;
+
+		if (n < 0) {
+			image_trim(image, block_gpa(s, i));
+			return n;
+		}
+		i += (size_t)n;
+	}
+	return 0;
+}
+
+static int share(struct space *s)
+{
+	struct image *image;
+	int r;
+
+	alloc_look_at_grants(s);
+	r = image_of_owned(s, &image);
+	if (r || !image)
+		return r;
+	r = share_all(s, image);
+	publish_take_image(s, image);
+	image_put(image);
+	return r;
+}
+
+/* Reserved huge pages cannot be named by an image; a space that has one has little of its own. */
+static bool may_share_ahead(const struct space *s)
+{
+	for (size_t i = 0; i < s->region_count; i++)
+		if (s->regions[i].huge)
+			return false;
+	return !s->image && s->holds == 0;
+}
+
+int space_share_ahead(struct space *s)
+{
+	int r;
+
+	if (s->linear)
+		return -ENOTSUP;
+	lock_take(&s->lock);
+	r = may_share_ahead(s) ? share(s) : 0;
+	lock_drop(&s->lock);
 	return r;
 }

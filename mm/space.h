@@ -246,6 +246,18 @@ int space_publish_ahead(struct space *s);
 int space_copy_ahead(struct space *s, unsigned most);
 
 /*
+ * Of a space without an image, most of what space_publish() would have to do, done while the guest
+ * runs, some blocks at a time: those that are OWNED become SHARED, with an image of the space's own
+ * that holds their frames. Contents stay; what the guest writes from then on are private pages,
+ * which space_publish() copies. So it is to follow soon; if it does not, space_reset() goes back to
+ * no moment that anybody knows of. Does nothing where there is an image or a hold, or where reserved
+ * huge pages are.
+ * Return: 0; -ENOTSUP when the memory is the embedder's; -ENOMEM (host memory, mappings): what has
+ * become SHARED is so, the rest stays OWNED.
+ */
+int space_share_ahead(struct space *s);
+
+/*
  * Nothing tells what a guest writes to memory that it shares with an image: the kernel copies each
  * page by itself. Whoever runs the guest may look from time to time, when there have been faults
  * since the last time: pages that have become private in a row, twice, are a walk, and what is

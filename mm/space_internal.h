@@ -139,6 +139,7 @@ struct space {
 	/* Owned by the fault path. */
 	struct fault_state fault;
 
+	_Atomic bool has_image; /* for who asks without the lock */
 	_Atomic uint64_t violations;
 	_Atomic uint64_t events;
 	_Atomic uint64_t nomems;
@@ -327,6 +328,9 @@ bool publish_has_room(const struct space *s, const struct page_runs *private);
 /* At most `most` of them become OWNED; as own_block(). One without frames is left to be packed. */
 void publish_own_scrappy(struct space *s, const struct page_runs *private, unsigned most);
 
+/* What SHARED and EMPTY blocks read is `image` from now on. Lock held. */
+void publish_take_image(struct space *s, struct image *image);
+
 /* The largest order that `pages` fill, at most a block's. */
 unsigned publish_pack_order(uint64_t pages);
 
@@ -445,6 +449,9 @@ int alloc_fill_known(struct space *s, struct block *b, struct gpa_range r);
  * lazy the guest is stopped. Return: blocks taken back.
  */
 size_t alloc_take_back(struct space *s, size_t least);
+
+/* Find out which blocks that were given to the kernel have been touched by now. Lock held. */
+void alloc_look_at_grants(struct space *s);
 
 /*
  * Map what the image has of [from, to), zero memory in between; the kernel faults all of it.

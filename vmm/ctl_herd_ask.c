@@ -72,6 +72,7 @@ static unsigned look_ahead(struct herd *h, uint64_t id)
 	pthread_mutex_unlock(&h->lock);
 	if (!m)
 		return 0;
+	(void)space_share_ahead(vm_space(m->vm));
 	n = space_publish_ahead(vm_space(m->vm));
 	pthread_mutex_lock(&h->lock);
 	m->viewers--;

@@ -235,7 +235,8 @@ Test(ctl, identity)
 		if (i)
 			snprintf(lead, sizeof(lead), "[%u] ", i);
 		told[i] = told_by(s.out, lead);
-		cr_assert_eq(told[i].lines, 1, "%s", s.out);
+		/* Forked between asking and telling, it tells what its parent had been told first. */
+		cr_assert(told[i].lines == 1 || (i > 0 && told[i].lines == 2), "%s", s.out);
 		cr_assert_eq(told[i].vm, i, "%s", s.out);
 		for (unsigned k = 0; k < i; k++) {
 			cr_assert_str_neq(told[i].generation, told[k].generation);

@@ -471,6 +471,28 @@ static void op_publish_ahead(struct model *m, enum fault_choice faults)
 		MODEL_ASSERT(m, space_copy_ahead(m->spaces[i], (unsigned)below(m, 3)) == 0);
 }
 
+/* No byte changes; and what a reset goes back to is what changed hands, where nothing was before. */
+static void op_share_ahead(struct model *m, enum fault_choice faults)
+{
+	unsigned i = pick_space(m, true);
+	const struct extent *e;
+	size_t count;
+
+	(void)faults;
+	if (i == SPACES)
+		return;
+	MODEL_ASSERT(m, space_share_ahead(m->spaces[i]) == 0);
+	if (m->base[i] == space_image(m->spaces[i]))
+		return;
+	MODEL_ASSERT(m, !m->base[i]);
+	m->base[i] = space_image(m->spaces[i]);
+	memset(m->base_bytes[i], 0, MODEL_BYTES);
+	e = image_extents(m->base[i], &count);
+	for (; count > 0; count--, e++)
+		memcpy(m->base_bytes[i] + flat(e->gpa.v), m->space_bytes[i] + flat(e->gpa.v),
+		       (size_t)e->pages * PAGE);
+}
+
 static void op_reset(struct model *m, enum fault_choice faults)
 {
 	unsigned i = pick_space(m, true);
@@ -596,23 +618,15 @@ static const struct {
 	unsigned weight;
 	void (*run)(struct model *m, enum fault_choice faults);
 } ops[] = {
-	{"create", 6, op_create},
-	{"clone", 14, op_clone},
-	{"host write", 22, op_host_write},
-	{"guest write", 22, op_guest_write},
-	{"scatter", 4, op_scatter},
-	{"doubt", 6, op_doubt},
-	{"guest read", 10, op_guest_read},
-	{"read all", 4, op_read_all},
-	{"publish", 10, op_publish},
-	{"publish ahead", 4, op_publish_ahead},
-	{"reset", 6, op_reset},
-	{"discard", 12, op_discard},
-	{"protect", 8, op_protect},
-	{"populate", 3, op_populate},
-	{"unmap", 1, op_unmap},
-	{"put image", 3, op_put_image},
-	{"destroy", 7, op_destroy},
+	{"create", 6, op_create},           {"clone", 14, op_clone},
+	{"host write", 22, op_host_write},  {"guest write", 22, op_guest_write},
+	{"scatter", 4, op_scatter},         {"doubt", 6, op_doubt},
+	{"guest read", 10, op_guest_read},  {"read all", 4, op_read_all},
+	{"publish", 10, op_publish},        {"publish ahead", 4, op_publish_ahead},
+	{"share ahead", 3, op_share_ahead}, {"reset", 6, op_reset},
+	{"discard", 12, op_discard},        {"protect", 8, op_protect},
+	{"populate", 3, op_populate},       {"unmap", 1, op_unmap},
+	{"put image", 3, op_put_image},     {"destroy", 7, op_destroy},
 };
 
 #define OPS (sizeof(ops) / sizeof(ops[0]))
