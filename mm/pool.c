@@ -358,7 +358,7 @@ int pool_collapse(struct pool *p, frame_t f)
 	int r;
 
 	CHECK(is_aligned(f.n, MM_BLOCK_PAGES));
-	/* Else there is something to collapse, which waits until every CPU has flushed its lists. */
+	/* Else there is something to collapse: a wait until every CPU has flushed its lists. */
 	if (bring_in(p, f))
 		return 0;
 	r = advise_block(p, f, MADV_HUGEPAGE);

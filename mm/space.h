@@ -250,8 +250,8 @@ int space_copy_ahead(struct space *s, unsigned most);
  * runs, some blocks at a time: those that are OWNED become SHARED, with an image of the space's own
  * that holds their frames. Contents stay; what the guest writes from then on are private pages,
  * which space_publish() copies. So it is to follow soon; if it does not, space_reset() goes back to
- * no moment that anybody knows of. Does nothing where there is an image or a hold, or where reserved
- * huge pages are.
+ * no moment that anybody knows of. Does nothing where there is an image or a hold, or where there
+ * are reserved huge pages.
  * Return: 0; -ENOTSUP when the memory is the embedder's; -ENOMEM (host memory, mappings): what has
  * become SHARED is so, the rest stays OWNED.
  */

@@ -4,10 +4,10 @@
  *
  * Every call replaces whole pages of an existing mapping (..._FIXED) inside the reserved run, so it
  * never leaves a hole and never moves anything. The kernel checks the number of mappings before it
- * unmaps the old one: a refused call leaves the old mapping in place. (Not so, before Linux 6.12 and
- * in mremap(), where the kernel is out of memory for the mapping itself.) When it returns, the MMU
- * notifiers have run: no vCPU sees the old frames any more. In memory of the embedder's no call is
- * ever made.
+ * unmaps the old one: a refused call leaves the old mapping in place. (Not so where the kernel is
+ * out of memory for the mapping itself: before Linux 6.12, and in mremap().) When it returns, the
+ * MMU notifiers have run: no vCPU sees the old frames any more. In memory of the embedder's no call
+ * is ever made.
  */
 #include <sys/mman.h>
 

@@ -235,7 +235,7 @@ Test(ctl, identity)
 		if (i)
 			snprintf(lead, sizeof(lead), "[%u] ", i);
 		told[i] = told_by(s.out, lead);
-		/* Forked between asking and telling, it tells what its parent had been told first. */
+		/* Forked between asking and telling, it first tells what its parent was told. */
 		cr_assert(told[i].lines == 1 || (i > 0 && told[i].lines == 2), "%s", s.out);
 		cr_assert_eq(told[i].vm, i, "%s", s.out);
 		for (unsigned k = 0; k < i; k++) {

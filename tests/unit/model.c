@@ -471,7 +471,7 @@ static void op_publish_ahead(struct model *m, enum fault_choice faults)
 		MODEL_ASSERT(m, space_copy_ahead(m->spaces[i], (unsigned)below(m, 3)) == 0);
 }
 
-/* No byte changes; and what a reset goes back to is what changed hands, where nothing was before. */
+/* No byte changes. Where a reset went back to nothing, it goes back to what changed hands. */
 static void op_share_ahead(struct model *m, enum fault_choice faults)
 {
 	unsigned i = pick_space(m, true);
