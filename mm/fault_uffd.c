@@ -91,15 +91,17 @@ static int uffd_watch(struct space *s, struct gpa_range r)
 	return uffd_register(s, r, UFFDIO_REGISTER_MODE_MINOR);
 }
 
-/* Unregistering wakes who waits for an absent page, not who waits for one that is not mapped. */
+/*
+ * Unregistering wakes who waits for an absent page, not who waits for one that is not mapped; and
+ * may fail half way.
+ */
 static int uffd_disarm(struct space *s, struct gpa_range r)
 {
 	struct uffdio_range range = {range_hva(s, r), r.size};
+	int e = ioctl(s->fault.uffd, UFFDIO_UNREGISTER, &range) < 0 ? -errno : 0;
 
-	if (ioctl(s->fault.uffd, UFFDIO_UNREGISTER, &range) < 0)
-		return -errno;
 	(void)ioctl(s->fault.uffd, UFFDIO_WAKE, &range);
-	return 0;
+	return e;
 }
 
 static void uffd_wake(struct space *s, struct gpa_range r)

@@ -35,9 +35,9 @@ struct pool {
 	struct store store; /* what extents name; its count is the pool's */
 	bool huge;          /* pool_huge(); never changes, like the mapping */
 	uint8_t *alias;     /* the whole file, touched 4 KiB by 4 KiB */
-	/* Never change; NULL: there are none. Both lie in `room`, of twin_room_size(). */
-	uint8_t *room, *twin; /* pool_twin_ptr() */
-	uint8_t *slot;        /* a block's place, 2 MiB aligned */
+	/* NULL: there are none. Both lie in `room`, of twin_room_size(). */
+	uint8_t *room, *twin; /* pool_twin_ptr(); never change */
+	uint8_t *slot;        /* a block's place, 2 MiB aligned; slot_lock */
 	struct lock slot_lock;
 	struct lock lock;
 	struct frame_table frames; /* lock */
@@ -334,21 +334,29 @@ static uint64_t resident_bytes(void *at, size_t size)
 	return pages << MM_PAGE_SHIFT;
 }
 
-/*
- * An empty block comes in by one touch, if the host has a huge page. It stays mapped in the slot
- * until the next one comes. Return: whether it did come in.
- */
+/* Touch a block in the slot, where it stays mapped until the next one comes. */
+static void touch_in_slot(struct pool *p, frame_t f)
+{
+	void *twin = pool_twin_ptr(p, f);
+
+	lock_take(&p->slot_lock);
+	/* What a refused call leaves there may be somebody else's by the next one. */
+	if (p->slot &&
+	    mremap(twin, 0, MM_BLOCK_SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, p->slot) == MAP_FAILED)
+		p->slot = NULL;
+	if (p->slot)
+		(void)*(volatile uint8_t *)p->slot;
+	lock_drop(&p->slot_lock);
+}
+
+/* An empty block comes in by one touch, if the host has a huge page. Return: whether it did. */
 static bool bring_in(struct pool *p, frame_t f)
 {
 	uint8_t *at = pool_frame_ptr(p, f);
 
 	if (!p->twin || resident_bytes(at, MM_BLOCK_SIZE) > 0)
 		return false;
-	lock_take(&p->slot_lock);
-	if (mremap(pool_twin_ptr(p, f), 0, MM_BLOCK_SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, p->slot) !=
-	    MAP_FAILED)
-		(void)*(volatile uint8_t *)p->slot;
-	lock_drop(&p->slot_lock);
+	touch_in_slot(p, f);
 	return resident_bytes(at, MM_BLOCK_SIZE) == MM_BLOCK_SIZE;
 }
 

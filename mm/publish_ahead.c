@@ -21,10 +21,11 @@
 #define AHEAD_PACKS  32u
 
 /*
- * Blocks that change hands by one call. While a part of the window is mapped anew, vCPUs wait with
- * their faults there: some 100 us for so many.
+ * Blocks that change hands by one call, 2 MiB pages and others. While a part of the window is mapped
+ * anew, vCPUs wait with their faults there: some 300 us for so many.
  */
-#define SHARE_BLOCKS 64u
+#define SHARE_HUGE  64u
+#define SHARE_SMALL 4u
 
 static void drop_list(struct space *s, struct spare **list, size_t *count)
 {
@@ -207,11 +208,11 @@ static int image_of_owned(struct space *s, struct image **out)
 static size_t share_run(const struct space *s, size_t first)
 {
 	const struct region *region = space_region(s, block_gpa(s, first));
-	uint32_t frame = s->blocks[first].frame.n;
-	size_t n = 0;
+	const struct block *b = &s->blocks[first];
+	size_t most = min_u64(b->huge ? SHARE_HUGE : SHARE_SMALL, s->block_count - first), n = 1;
 
-	while (n < SHARE_BLOCKS && first + n < s->block_count && may_share(s, first + n) &&
-	       s->blocks[first + n].frame.n == frame + n * MM_BLOCK_PAGES &&
+	while (n < most && may_share(s, first + n) && b[n].huge == b->huge &&
+	       b[n].frame.n == b->frame.n + n * MM_BLOCK_PAGES &&
 	       space_region(s, block_gpa(s, first + n)) == region)
 		n++;
 	return n;
@@ -253,7 +254,7 @@ static int share_all(struct space *s, struct image *image)
 	return 0;
 }
 
-static int share(struct space *s)
+static int share_owned(struct space *s)
 {
 	struct image *image;
 	int r;
@@ -263,28 +264,34 @@ static int share(struct space *s)
 	if (r || !image)
 		return r;
 	r = share_all(s, image);
-	publish_take_image(s, image);
+	if (image_pages(image) > 0)
+		publish_take_image(s, image);
 	image_put(image);
 	return r;
 }
 
-/* Reserved huge pages cannot be named by an image; a space that has one has little of its own. */
-static bool may_share_ahead(const struct space *s)
+/*
+ * A space that has an image has little of its own, and reserved huge pages cannot be named by one.
+ * All that is shared may be written to, and is then to be copied by a publish that needed no frame
+ * before.
+ */
+static bool is_worth_sharing(const struct space *s)
 {
 	for (size_t i = 0; i < s->region_count; i++)
 		if (s->regions[i].huge)
 			return false;
-	return !s->image && s->holds == 0;
+	return !s->image && pool_free_frames(s->pool) >= s->owned_frames;
 }
 
 int space_share_ahead(struct space *s)
 {
-	int r;
+	int r = 0;
 
 	if (s->linear)
 		return -ENOTSUP;
 	lock_take(&s->lock);
-	r = may_share_ahead(s) ? share(s) : 0;
+	if (is_worth_sharing(s))
+		r = s->holds ? -EBUSY : share_owned(s);
 	lock_drop(&s->lock);
 	return r;
 }

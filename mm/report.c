@@ -324,6 +324,7 @@ int space_audit(struct space *s)
 	const char *wrong = NULL;
 	uint64_t owned = 0;
 	size_t i;
+	int r;
 
 	lock_take(&s->lock);
 	for (i = 0; i < s->block_count && !wrong; i++) {
@@ -338,10 +339,10 @@ int space_audit(struct space *s)
 		wrong = "cuts out of order, or of no image";
 	if (!wrong && !gpa_map_audit(&s->guard))
 		wrong = "protections out of order";
+	r = !wrong && s->image ? image_audit(s->image) : 0;
 	lock_drop(&s->lock);
-	if (wrong) {
-		fprintf(stderr, "cowslip: space audit: %s (near block %zu)\n", wrong, i);
-		return -EUCLEAN;
-	}
-	return s->image ? image_audit(s->image) : 0;
+	if (!wrong)
+		return r;
+	fprintf(stderr, "cowslip: space audit: %s (near block %zu)\n", wrong, i);
+	return -EUCLEAN;
 }

@@ -250,10 +250,12 @@ int space_copy_ahead(struct space *s, unsigned most);
  * runs, some blocks at a time: those that are OWNED become SHARED, with an image of the space's own
  * that holds their frames. Contents stay; what the guest writes from then on are private pages,
  * which space_publish() copies. So it is to follow soon; if it does not, space_reset() goes back to
- * no moment that anybody knows of. Does nothing where there is an image or a hold, or where there
- * are reserved huge pages.
- * Return: 0; -ENOTSUP when the memory is the embedder's; -ENOMEM (host memory, mappings): what has
- * become SHARED is so, the rest stays OWNED.
+ * no moment that anybody knows of (and to zero where nothing was shared), and the frames count as
+ * an image's, not as this space's. Holds the lock all the while: a violation waits.
+ * Does nothing where there is an image, where there are reserved huge pages, or where the pool has
+ * not the frames to copy all that is shared.
+ * Return: 0; -EBUSY while holds are out; -ENOTSUP when the memory is the embedder's; -ENOMEM (host
+ * memory, mappings): what has become SHARED is so, the rest stays OWNED.
  */
 int space_share_ahead(struct space *s);
 
@@ -440,7 +442,10 @@ int space_next(struct space *s, gpa_t *at, struct space_mapping *out);
  */
 bool space_untouched(struct space *s, struct gpa_range range);
 
-/* The image this space is a clone of, borrowed, or NULL. */
+/*
+ * The image this space is a clone of, borrowed, or NULL. Not beside space_publish() or
+ * space_share_ahead() on another thread.
+ */
 struct image *space_image(const struct space *s);
 
 /*

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "vmm/ctl_herd_internal.h"
 #include "vmm/hostlimit.h"
@@ -22,6 +23,9 @@
  */
 #define SLICE_BLOCKS 4u
 #define VAIN_SLICES  4u
+
+#define SHARE_TRIES    20u
+#define SHARE_PAUSE_US 50u
 
 /* A look that took longer, for memory was slow to come in, has not seen what was written since. */
 #define LOOK_NS UINT64_C(2000000)
@@ -54,6 +58,13 @@ int herd_do(struct herd *h, uint64_t id, herd_work *work, void *ctx, uint64_t *p
 
 /* ---- images of running VMs ---- */
 
+/* Somebody's hold is a matter of microseconds. */
+static void share_ahead(struct space *s)
+{
+	for (unsigned i = 0; i < SHARE_TRIES && space_share_ahead(s) == -EBUSY; i++)
+		usleep(SHARE_PAUSE_US);
+}
+
 /*
  * With the guest running. Return: how many blocks of its memory would have to be copied whole, 0
  * where that is of no interest: it stands still, or there is none.
@@ -72,7 +83,7 @@ static unsigned look_ahead(struct herd *h, uint64_t id)
 	pthread_mutex_unlock(&h->lock);
 	if (!m)
 		return 0;
-	(void)space_share_ahead(vm_space(m->vm));
+	share_ahead(vm_space(m->vm));
 	n = space_publish_ahead(vm_space(m->vm));
 	pthread_mutex_lock(&h->lock);
 	m->viewers--;

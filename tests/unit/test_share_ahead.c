@@ -112,6 +112,47 @@ Test(share_ahead, what_may)
 	expect_all_gone(pool);
 }
 
+/* What was given to the kernel and never touched stays its own, and so what it counts. */
+Test(share_ahead, untouched_grants)
+{
+	struct pool *pool = new_pool(4 * RAM);
+	struct space *s = new_space(pool, RAM, FAULTS_KERNEL);
+	struct space_use use;
+
+	for (unsigned i = 0; i < BLOCKS; i += 2)
+		guest_store(s, i * BLOCK + 5 * PAGE, i + 1);
+	cr_assert_eq(owned(s), BLOCKS);
+	cr_assert_eq(space_share_ahead(s), 0);
+	for (unsigned i = 0; i < BLOCKS; i++)
+		cr_assert_eq(space_block_state(s, (gpa_t){i * BLOCK}),
+		             i % 2 ? BLOCK_OWNED : BLOCK_SHARED);
+	guest_store(s, 8, 1);
+	guest_store(s, 3 * BLOCK, 3);
+	cr_assert_eq(space_use(s, &use), 0);
+	cr_assert_eq(use.owned_frames, BLOCKS / 2 * MM_BLOCK_PAGES);
+	cr_assert_eq(use.copied_frames, 1);
+	sound(pool, s);
+	cr_assert_eq(space_discard(s, (struct gpa_range){{0}, 2 * BLOCK}), 0);
+	expect_zero(s, 0, 2 * BLOCK);
+	cr_assert_eq(guest_load(s, 2 * BLOCK + 5 * PAGE), 3);
+	sound(pool, s);
+	space_destroy(s);
+	expect_all_gone(pool);
+}
+
+/* A publish needs no frame for what is a space's own; it must not need some because of this. */
+Test(share_ahead, pool_without_room)
+{
+	struct pool *pool = new_pool(RAM);
+	struct space *s = new_space(pool, RAM, FAULTS_KERNEL);
+
+	tag_pages(s, 0, RAM, 7);
+	cr_assert_eq(space_share_ahead(s), 0);
+	cr_assert_eq(owned(s), BLOCKS);
+	guest_store(s, 0, 7);
+	finish(pool, s, 7);
+}
+
 /* One with an image, or with a hold, is left alone; memory of the embedder's cannot be shared. */
 Test(share_ahead, left_alone)
 {
@@ -125,7 +166,7 @@ Test(share_ahead, left_alone)
 
 	tag_pages(s, 0, RAM, 7);
 	cr_assert_eq(space_hold(s, (gpa_t){0}, PAGE, ACCESS_READ, &h), 0);
-	cr_assert_eq(space_share_ahead(s), 0);
+	cr_assert_eq(space_share_ahead(s), -EBUSY);
 	cr_assert_eq(owned(s), BLOCKS);
 	space_release(&h);
 	cr_assert_neq(memory, MAP_FAILED);
@@ -171,6 +212,11 @@ TEST_BOTH_PATHS(share_ahead, each_step_fails)
 			met |= 1u << inject_failed_call();
 		left = owned(s);
 		cr_assert(fired || left == 1);
+		cr_assert_eq(space_image(s) != NULL, left < BLOCKS);
+		if (left == BLOCKS) {
+			cr_assert_eq(space_share_ahead(s), 0, "it can be tried again");
+			cr_assert_eq(owned(s), 1);
+		}
 		parts += fired && left < BLOCKS;
 		cr_assert_eq(space_protect(s, cut, PROTECT_RW), 0);
 		sound(pool, s);
@@ -181,7 +227,7 @@ TEST_BOTH_PATHS(share_ahead, each_step_fails)
 	}
 	cr_assert(met & 1u << INJECT_MALLOC && met & 1u << INJECT_CALLOC && met & 1u << INJECT_MMAP,
 	          "met %x", met);
-	cr_assert_eq(parts, 1, "a part was shared");
+	cr_assert_geq(parts, 1, "a part was shared");
 }
 
 /* ---- beside a guest that writes ---- */
