@@ -21,8 +21,8 @@
 #define AHEAD_PACKS  32u
 
 /*
- * Blocks that change hands by one call, 2 MiB pages and others. While a part of the window is mapped
- * anew, vCPUs wait with their faults there: some 300 us for so many.
+ * Blocks that change hands by one call, 2 MiB pages and others. While a part of the window is
+ * mapped anew, vCPUs wait with their faults there: some 300 us for so many.
  */
 #define SHARE_HUGE  64u
 #define SHARE_SMALL 4u
