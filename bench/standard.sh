@@ -14,11 +14,12 @@ set -u
 
 cowslip=${1:?usage: bench/standard.sh COWSLIP DIR}
 dir=${2:?usage: bench/standard.sh COWSLIP DIR}
+guests=${COWSLIP_GUESTS:-$(dirname "$cowslip")/guest}
 repeat=${REPEAT:-5}
 if [ "${QUICK:-0}" = 1 ]; then
-	size=16M ram=64M big=256M touches=256 clones=20 depth=4
+	size=16M ram=64M big=256M touches=256 clones=20 depth=4 alive=20
 else
-	size=256M ram=1G big=16G touches=4096 clones=500 depth=64
+	size=256M ram=1G big=16G touches=4096 clones=500 depth=64 alive=1000
 fi
 
 mkdir -p "$dir" || exit 1
@@ -49,6 +50,26 @@ measure() { # name, title, options of cowslip bench...
 	say "" "    cowslip bench $*" ""
 }
 
+# Clones that all live at once. What they cost is what --stats says of them.
+alive() { # name, title, how many
+	name=$1
+	title=$2
+	save="run --mem $size --save $dir/$name.cow $guests/counter.elf"
+	clone="clone $dir/$name.cow -n $3 --hold --stats"
+	printf '== %s\n   cowslip %s\n' "$title" "$clone"
+	say "## $title" ""
+	# shellcheck disable=SC2086 # lists of words
+	if "$cowslip" $save >/dev/null && "$cowslip" $clone >/dev/null 2>"$dir/$name.txt"; then
+		cat "$dir/$name.txt"
+		sed 's/^/    /' "$dir/$name.txt" >>"$report.new"
+	else
+		failed=1
+		say "This measurement failed."
+	fi
+	rm -f "$dir/$name.cow"
+	say "" "    cowslip $save" "    cowslip $clone" ""
+}
+
 say "# What cowslip costs" ""
 say "$("$cowslip" --version), $(date -u '+%Y-%m-%d'). How each figure is made: bench/README.md." ""
 
@@ -59,6 +80,10 @@ measure fresh-random "Fresh memory, lone writes at random" \
 	--rows auto,kernel-4k,kernel-thp
 measure fresh-2cpus "Fresh memory, two vCPUs" \
 	faults --size $size --vcpus 2 --repeat "$repeat" --rows auto,kernel-4k,kernel-thp
+measure fresh-large "More fresh memory, sequential writes" \
+	faults --size $ram --repeat "$repeat" --rows auto,kernel-thp
+measure fresh-large-2cpus "More fresh memory, two vCPUs" \
+	faults --size $ram --vcpus 2 --repeat "$repeat" --rows auto,kernel-thp
 measure clone-read "Clone, sequential reads" \
 	faults --memory clone --access read --size $size --repeat "$repeat"
 measure clone-read-bare "Clone, sequential reads, single touches not timed" \
@@ -76,6 +101,7 @@ measure clones-big "Clones of a large, sparse guest" \
 	clone -n $clones -j 2 --mem $big --repeat "$repeat"
 measure clones-deep "Clones at the end of a long chain" \
 	clone -n $clones -j 2 --depth $depth --repeat "$repeat"
+alive alive "Clones that all live at once" $alive
 measure reset "A clone back to its image" \
 	reset --size $size --dir "$dir" --repeat "$repeat"
 measure fork "A guest forked while it runs" \
