@@ -59,6 +59,21 @@ void alloc_commit(struct space *s, struct block *b, frame_t f)
 	s->owned_frames += MM_BLOCK_PAGES;
 }
 
+/*
+ * An EMPTY block is mapped to frames from alloc_reserve() and becomes OWNED. Return: 0; -errno,
+ * then the frames have been given back and nothing else has changed.
+ */
+static int map_reserved(struct space *s, struct block *b, frame_t f, bool huge)
+{
+	int r = window_map_owned(s, block_range(s, block_of(s, b)), f, huge);
+
+	if (r)
+		pool_unref(s->pool, f);
+	else
+		alloc_commit(s, b, f);
+	return r;
+}
+
 /* ---- what the policy is asked ---- */
 
 /*
@@ -174,7 +189,7 @@ static int reserve_run(struct space *s, size_t first, size_t end, frame_t *out)
 /* A block of clusters of which nothing is armed any more: one 2 MiB page, if the host has one. */
 static void make_whole(struct space *s, struct block *b)
 {
-	b->partial = b->watched = false;
+	block_disarmed(b);
 	if (!b->huge)
 		b->huge = pool_collapse(s->pool, b->frame) == 0;
 }
@@ -230,7 +245,7 @@ static int hand_back(struct space *s, struct block *b)
 	int r = s->faults->disarm(s, block_range(s, block_of(s, b)));
 
 	if (r == 0)
-		b->partial = b->watched = false;
+		block_disarmed(b);
 	return r;
 }
 
@@ -260,15 +275,14 @@ static int collapse_new(struct space *s, struct block *b)
 	huge = pool_collapse(s->pool, f) == 0;
 	if (!huge)
 		r = pool_fill(s->pool, f, (uint32_t)(ram.size >> MM_PAGE_SHIFT));
-	if (r == 0)
-		r = window_map_owned(s, ram, f, huge);
 	if (r) {
 		pool_unref(s->pool, f);
 		return r;
 	}
-	alloc_commit(s, b, f);
-	b->huge = huge;
-	return 0;
+	r = map_reserved(s, b, f, huge);
+	if (r == 0)
+		b->huge = huge;
+	return r;
 }
 
 /* How blocks are given to the kernel. */
@@ -407,14 +421,10 @@ static int start_clusters(struct space *s, struct block *b)
 	frame_t f;
 	int r = alloc_reserve(s, b, &f);
 
+	if (r == 0)
+		r = map_reserved(s, b, f, false);
 	if (r)
 		return r;
-	r = window_map_owned(s, ram, f, false);
-	if (r) {
-		pool_unref(s->pool, f);
-		return r;
-	}
-	alloc_commit(s, b, f);
 	/* Refused: mapped and filled by the kernel on touch: as good, only not ours to watch. */
 	b->partial = s->faults->arm(s, ram) == 0;
 	b->granted = !b->partial;
@@ -455,15 +465,14 @@ static int start_watched(struct space *s, struct block *b)
 	if (r)
 		return r;
 	r = pool_collapse(s->pool, f);
-	if (r)
-		s->unwatched = UNWATCHED;
-	else
-		r = window_map_owned(s, ram, f, false);
 	if (r) {
+		s->unwatched = UNWATCHED;
 		pool_unref(s->pool, f);
 		return r;
 	}
-	alloc_commit(s, b, f);
+	r = map_reserved(s, b, f, false);
+	if (r)
+		return r;
 	b->huge = true;
 	b->partial = b->watched = s->faults->watch(s, ram) == 0;
 	return 0;
@@ -474,7 +483,7 @@ static int start_watched(struct space *s, struct block *b)
 static int carry_out(struct space *s, struct block *b, struct policy_choice c,
                      struct gpa_range *done)
 {
-	if (c.kind == POLICY_CLUSTER || c.kind == POLICY_PROOF) {
+	if (policy_in_pages(c.kind)) {
 		*done = choice_range(s, b, c);
 		if (c.kind == POLICY_PROOF && b->state == BLOCK_EMPTY)
 			(void)start_watched(s, b);
@@ -516,6 +525,19 @@ int alloc_fill_known(struct space *s, struct block *b, struct gpa_range r)
 
 /* ---- taking back ---- */
 
+/* Return: whether `b` was granted and has not been touched so far; it knows from then on. */
+static bool look_at_grant(struct space *s, struct block *b)
+{
+	b->granted = b->granted && pool_block_empty(s->pool, b->frame);
+	return b->granted;
+}
+
+void alloc_look_at_grants(struct space *s)
+{
+	for (size_t i = 0; i < s->block_count; i++)
+		(void)look_at_grant(s, &s->blocks[i]);
+}
+
 /* Blocks from `first` on that were granted and not touched so far. Return: where they end. */
 static size_t untouched_run(struct space *s, size_t first)
 {
@@ -528,18 +550,10 @@ static size_t untouched_run(struct space *s, size_t first)
 		if (space_region(s, ram.start) != region ||
 		    !guard_is_rw(s, ram.start.v, gpa_range_end(ram)))
 			break;
-		s->blocks[end].granted = pool_block_empty(s->pool, s->blocks[end].frame);
-		if (!s->blocks[end].granted)
+		if (!look_at_grant(s, &s->blocks[end]))
 			break;
 	}
 	return end;
-}
-
-void alloc_look_at_grants(struct space *s)
-{
-	for (size_t i = 0; i < s->block_count; i++)
-		if (s->blocks[i].granted)
-			s->blocks[i].granted = pool_block_empty(s->pool, s->blocks[i].frame);
 }
 
 static bool still_untouched(const struct space *s, size_t first, size_t end)

@@ -40,7 +40,7 @@
 
 bool space_may_follow(const struct space *s)
 {
-	return atomic_load(&s->has_image) && !s->linear;
+	return s->image && !s->linear;
 }
 
 void follow_forget(struct space *s)

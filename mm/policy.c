@@ -29,11 +29,6 @@ static struct policy_choice cluster(uint64_t page, uint64_t pages)
 	return (struct policy_choice){POLICY_CLUSTER, align_down(page, pages), pages};
 }
 
-static bool counts_pages(enum policy_kind kind)
-{
-	return kind == POLICY_CLUSTER || kind == POLICY_PROOF;
-}
-
 /* 1: `page` is where the stream goes on upwards, -1: downwards, 0: neither. */
 static int follows(const struct policy_stream *s, uint64_t page)
 {
@@ -81,7 +76,7 @@ static struct policy_stream *oldest_stream(struct policy_history *h)
 /* What the stream was given last is where it is expected to go on. */
 static void remember(struct policy_stream *s, struct policy_choice c)
 {
-	unsigned shift = counts_pages(c.kind) ? 0 : MM_BLOCK_ORDER;
+	unsigned shift = policy_in_pages(c.kind) ? 0 : MM_BLOCK_ORDER;
 
 	s->low = c.first << shift;
 	s->high = (c.first + c.count) << shift;

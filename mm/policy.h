@@ -85,6 +85,12 @@ struct policy_choice {
 	uint64_t first, count;
 };
 
+/* `first` and `count` are pages, not blocks. */
+static inline bool policy_in_pages(enum policy_kind kind)
+{
+	return kind == POLICY_CLUSTER || kind == POLICY_PROOF;
+}
+
 /* The answer; `h` remembers it. */
 struct policy_choice policy_choose(struct policy_history *h, const struct policy_event *e);
 

@@ -302,6 +302,14 @@ static int merge_block(struct space *s, struct plan *p, struct gpa_range ram, si
 	return keep_old(s, p, at, gpa_range_end(ram));
 }
 
+struct extent publish_extent(const struct space *s, size_t index)
+{
+	struct gpa_range ram = block_range(s, index);
+
+	return (struct extent){ram.start, (uint32_t)(ram.size >> MM_PAGE_SHIFT),
+	                       s->blocks[index].frame, pool_store(s->pool)};
+}
+
 static int plan_extents(struct space *s, struct plan *p)
 {
 	size_t run = 0;
@@ -316,10 +324,7 @@ static int plan_extents(struct space *s, struct plan *p)
 			continue;
 		if (b->state == BLOCK_OWNED) {
 			skip_runs(s, &p->private, gpa_range_end(ram), &run);
-			r = add_extent(&p->image,
-			               (struct extent){ram.start,
-			                               (uint32_t)(ram.size >> MM_PAGE_SHIFT),
-			                               b->frame, pool_store(s->pool)});
+			r = add_extent(&p->image, publish_extent(s, i));
 		} else {
 			r = merge_block(s, p, ram, &run);
 		}
@@ -349,6 +354,19 @@ static int prepare(struct space *s, struct plan *p)
 
 /* ---- commit ---- */
 
+int publish_map_run(struct space *s, const struct owned_run *run)
+{
+	return window_map_private(s, run->ram.start, run->ram.size >> MM_PAGE_SHIFT,
+	                          pool_store(s->pool), run->frame);
+}
+
+void publish_give_up(struct space *s, struct block *b)
+{
+	pool_unref(s->pool, b->frame);
+	*b = (struct block){.state = BLOCK_SHARED};
+	s->owned_frames -= MM_BLOCK_PAGES;
+}
+
 /*
  * From here on the guest's writes no longer reach the frames. Return: 0, or -errno and all undone.
  */
@@ -357,8 +375,7 @@ static int protect_owned(struct space *s)
 	struct owned_run run;
 
 	for (size_t i = 0; next_owned(s, &i, s->block_count, &run);) {
-		int r = window_map_private(s, run.ram.start, run.ram.size >> MM_PAGE_SHIFT,
-		                           pool_store(s->pool), run.frame);
+		int r = publish_map_run(s, &run);
 
 		if (r) {
 			window_remap_owned(s, run.first + run.count);
@@ -374,7 +391,6 @@ void publish_take_image(struct space *s, struct image *image)
 	gpa_map_fini(&s->cut);
 	image_put(s->image);
 	s->image = image_get(image);
-	atomic_store(&s->has_image, true);
 	for (size_t i = 0; i < s->region_count; i++)
 		s->regions[i].backend = &backend_image;
 }
@@ -382,15 +398,9 @@ void publish_take_image(struct space *s, struct image *image)
 /* The image holds the frames now: blocks give theirs up. */
 static void hand_over(struct space *s, struct image *image)
 {
-	for (size_t i = 0; i < s->block_count; i++) {
-		struct block *b = &s->blocks[i];
-
-		if (b->state != BLOCK_OWNED)
-			continue;
-		pool_unref(s->pool, b->frame);
-		*b = (struct block){.state = BLOCK_SHARED};
-	}
-	s->owned_frames = 0;
+	for (size_t i = 0; i < s->block_count; i++)
+		if (s->blocks[i].state == BLOCK_OWNED)
+			publish_give_up(s, &s->blocks[i]);
 	publish_take_image(s, image);
 }
 

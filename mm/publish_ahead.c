@@ -190,32 +190,23 @@ static int image_of_owned(struct space *s, struct image **out)
 	*out = NULL;
 	if (!list)
 		return -ENOMEM;
-	for (size_t i = 0; i < s->block_count; i++) {
-		struct gpa_range ram = block_range(s, i);
-
+	for (size_t i = 0; i < s->block_count; i++)
 		if (may_share(s, i))
-			list[parts.extent_count++] =
-				(struct extent){ram.start, (uint32_t)(ram.size >> MM_PAGE_SHIFT),
-			                        s->blocks[i].frame, pool_store(s->pool)};
-	}
+			list[parts.extent_count++] = publish_extent(s, i);
 	if (parts.extent_count > 0)
 		r = image_create(&parts, out);
 	free(list);
 	return r;
 }
 
-/* Blocks from `first` on that one call can map. */
-static size_t share_run(const struct space *s, size_t first)
+/* Blocks from `first` on, which may be shared, that one call is to map. */
+static void share_run(const struct space *s, size_t first, struct owned_run *out)
 {
-	const struct region *region = space_region(s, block_gpa(s, first));
-	const struct block *b = &s->blocks[first];
-	size_t most = min_u64(b->huge ? SHARE_HUGE : SHARE_SMALL, s->block_count - first), n = 1;
+	size_t most = s->blocks[first].huge ? SHARE_HUGE : SHARE_SMALL, end = first + 1;
 
-	while (n < most && may_share(s, first + n) && b[n].huge == b->huge &&
-	       b[n].frame.n == b->frame.n + n * MM_BLOCK_PAGES &&
-	       space_region(s, block_gpa(s, first + n)) == region)
-		n++;
-	return n;
+	while (end < s->block_count && end - first < most && may_share(s, end))
+		end++;
+	(void)next_owned(s, &first, end, out);
 }
 
 /*
@@ -224,19 +215,15 @@ static size_t share_run(const struct space *s, size_t first)
  */
 static int share_blocks(struct space *s, size_t first)
 {
-	size_t n = share_run(s, first);
-	struct gpa_range last = block_range(s, first + n - 1);
-	gpa_t start = block_gpa(s, first);
-	int r = window_map_private(s, start, (gpa_range_end(last) - start.v) >> MM_PAGE_SHIFT,
-	                           pool_store(s->pool), s->blocks[first].frame);
+	struct owned_run run;
+	int r;
 
-	for (size_t i = first; r == 0 && i < first + n; i++) {
-		pool_unref(s->pool, s->blocks[i].frame);
-		s->blocks[i] = (struct block){.state = BLOCK_SHARED};
-		s->owned_frames -= MM_BLOCK_PAGES;
-	}
+	share_run(s, first, &run);
+	r = publish_map_run(s, &run);
+	for (size_t i = 0; r == 0 && i < run.count; i++)
+		publish_give_up(s, &s->blocks[run.first + i]);
 	space_gets_on(s);
-	return r ? r : (int)n;
+	return r ? r : (int)run.count;
 }
 
 /* All that `image` names. Return: 0; -errno: the rest, which `image` names no more, stays OWNED. */

@@ -397,7 +397,6 @@ int space_create(const struct space_config *c, struct space **out)
 	s->limit_copies = c->limit_copies;
 	s->pool = pool_get(c->pool);
 	s->image = c->image ? image_get(c->image) : NULL;
-	atomic_store(&s->has_image, c->image != NULL);
 	lock_init(&s->lock, LOCK_SPACE);
 	r = take_regions(s, c);
 	if (r)

@@ -98,7 +98,8 @@ struct space {
 	void *ctx;
 
 	/* Guarded by `lock`. */
-	struct image *image;  /* what SHARED and EMPTY blocks read; may be NULL */
+	/* What SHARED and EMPTY blocks read; may be NULL. Whether it is, may be asked without. */
+	struct image *_Atomic image;
 	struct gpa_map cut;   /* 1: discarded, the image is not to be seen there */
 	struct gpa_map guard; /* enum protection */
 	struct block *blocks; /* [block_count] */
@@ -139,7 +140,6 @@ struct space {
 	/* Owned by the fault path. */
 	struct fault_state fault;
 
-	_Atomic bool has_image; /* for who asks without the lock */
 	_Atomic uint64_t violations;
 	_Atomic uint64_t events;
 	_Atomic uint64_t nomems;
@@ -171,6 +171,12 @@ static inline gpa_t block_gpa(const struct space *s, size_t index)
 static inline size_t block_of(const struct space *s, const struct block *b)
 {
 	return (size_t)(b - s->blocks);
+}
+
+/* Nothing of an OWNED block raises violations any more. */
+static inline void block_disarmed(struct block *b)
+{
+	b->partial = b->watched = false;
 }
 
 /* The region that holds `a`, or NULL. */
@@ -327,6 +333,18 @@ bool publish_has_room(const struct space *s, const struct page_runs *private);
 
 /* At most `most` of them become OWNED; as own_block(). One without frames is left to be packed. */
 void publish_own_scrappy(struct space *s, const struct page_runs *private, unsigned most);
+
+/* An OWNED block as an extent of an image. */
+struct extent publish_extent(const struct space *s, size_t index);
+
+/*
+ * Map `run` copy-on-write over its own frames: writes of the guest's reach them no more. Return: 0
+ * or -errno, the old mapping is kept.
+ */
+int publish_map_run(struct space *s, const struct owned_run *run);
+
+/* An image holds its frames and it is mapped so: the block gives its own up. Lock held. */
+void publish_give_up(struct space *s, struct block *b);
 
 /* What SHARED and EMPTY blocks read is `image` from now on. Lock held. */
 void publish_take_image(struct space *s, struct image *image);

@@ -124,7 +124,7 @@ void window_remap_owned(struct space *s, size_t end)
 		CHECK(window_map_owned(s, run.ram, run.frame, run.huge) == 0);
 		/* Mapping over an armed block disarms it: the kernel fills the rest from now on. */
 		for (size_t k = run.first; k < run.first + run.count; k++)
-			s->blocks[k].partial = s->blocks[k].watched = false;
+			block_disarmed(&s->blocks[k]);
 	}
 }
 

@@ -92,7 +92,7 @@ struct machine {
 	bool irqchip;
 };
 
-/* Looking for walks of writes (vm_tick.c). */
+/* Looking for walks of writes (vm_follow.c). */
 struct vm_follow {
 	_Atomic bool busy;           /* a vCPU looks */
 	_Atomic bool begun;          /* a tick has found faults before */

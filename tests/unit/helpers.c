@@ -173,6 +173,15 @@ static struct pool_stats stats_of(struct pool *p)
 	return st;
 }
 
+unsigned count_owned(struct space *s, uint64_t bytes)
+{
+	unsigned n = 0;
+
+	for (uint64_t at = 0; at < bytes; at += BLOCK)
+		n += space_block_state(s, (gpa_t){at}) == BLOCK_OWNED;
+	return n;
+}
+
 uint64_t used_frames(struct pool *p)
 {
 	return stats_of(p).used_frames;
@@ -196,6 +205,11 @@ void expect_sound(const struct world *w)
 	const char *wrong = world_check(w);
 
 	cr_assert_null(wrong, "%s", wrong);
+}
+
+void expect_sound_alone(struct pool *pool, struct space *s)
+{
+	expect_sound(&(struct world){.pool = pool, .spaces = &s, .space_count = 1});
 }
 
 void expect_all_gone(struct pool *p)

@@ -81,6 +81,9 @@ void expect_zero(struct space *s, uint64_t gpa, uint64_t size);
 /* Index of the first byte of `p` that is not 0, or `size`. */
 size_t first_nonzero(const void *p, size_t size);
 
+/* Blocks of [0, bytes) that are OWNED. */
+unsigned count_owned(struct space *s, uint64_t bytes);
+
 uint64_t used_frames(struct pool *p);
 uint64_t committed_frames(struct pool *p);
 uint64_t private_frames(struct space *s);
@@ -89,6 +92,8 @@ uint64_t private_frames(struct space *s);
 
 /* world_check(), which must find nothing. */
 void expect_sound(const struct world *w);
+/* The same for a space that shares its pool with nobody, and no image is held. */
+void expect_sound_alone(struct pool *pool, struct space *s);
 
 /* Nothing handed out, nothing retired, no memory behind anything; audits. Drops the pool. */
 void expect_all_gone(struct pool *p);

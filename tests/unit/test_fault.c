@@ -36,11 +36,6 @@ static struct space_stats stats_of(struct space *s)
 	return st;
 }
 
-static void sound(struct pool *pool, struct space *s)
-{
-	expect_sound(&(struct world){.pool = pool, .spaces = &s, .space_count = 1});
-}
-
 /* --- one thread ------------------------------------------------------------------------------ */
 
 TEST_BOTH_PATHS(fault, every_outcome)
@@ -59,7 +54,7 @@ TEST_BOTH_PATHS(fault, every_outcome)
 	cr_assert_eq(violate(s, 2 * MIB, ACCESS_WRITE), OUTCOME_DENIED);
 	cr_assert_eq(space_write(s, (gpa_t){0}, "x", 1), -EACCES);
 	cr_assert_eq(violate(s, 5, ACCESS_READ), OUTCOME_RESOLVED);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
 }
@@ -80,7 +75,7 @@ TEST_BOTH_PATHS(fault, idempotent)
 	}
 	cr_assert_eq(get(s, 3 * PAGE), 88, "what was there stays");
 	expect_zero(s, 4 * PAGE, BLOCK - 4 * PAGE);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
 }
@@ -105,7 +100,7 @@ TEST_BOTH_PATHS(fault, clone_blocks_are_decided_once)
 	expect_zero(s, 2 * MIB, 4 * MIB);
 	image_put(image);
 	space_destroy(s);
-	sound(pool, clone);
+	expect_sound_alone(pool, clone);
 	space_destroy(clone);
 	expect_all_gone(pool);
 }
@@ -136,7 +131,7 @@ Test(fault, events_are_few)
 	cr_assert_geq(stats_of(s).violations, stats_of(s).events);
 	for (uint64_t a = 0; a < 32 * MIB; a += PAGE)
 		cr_assert_eq(guest_load(s, a), a);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
 }
@@ -159,7 +154,7 @@ Test(fault, grants_cost_nothing_untouched)
 		cr_assert_gt(used_frames(pool), 42 * MIB / PAGE, "more was given than touched");
 	for (uint64_t a = 0; a < 40 * MIB; a += PAGE)
 		cr_assert_eq(guest_load(s, a), a + 1);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
 }
@@ -187,7 +182,7 @@ Test(fault, grants_are_taken_back)
 		cr_assert_eq(guest_load(s, a), a + 1);
 	for (uint64_t i = walked; i < blocks; i++)
 		cr_assert_eq(guest_load(s, (i + 60) * BLOCK + 5 * PAGE), i);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
 }
@@ -243,7 +238,7 @@ Test(fault, walk_in_a_plain_pool)
 	cr_assert_leq(stats_of(s).events, 32 + 20);
 	for (uint64_t a = 0; a < 64 * MIB; a += PAGE)
 		cr_assert_eq(guest_load(s, a), a + 1);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
 }
@@ -322,7 +317,7 @@ TEST_BOTH_PATHS(fault, one_page_many_threads)
 			                     .look = true};
 		race(v, THREADS);
 		cr_assert_eq(used_frames(pool), 512, "exactly one allocation");
-		sound(pool, s);
+		expect_sound_alone(pool, s);
 		space_destroy(s);
 		expect_all_gone(pool);
 	}
@@ -345,7 +340,7 @@ TEST_BOTH_PATHS(fault, one_block_many_threads)
 			                     .look = true};
 		race(v, THREADS);
 		cr_assert_eq(used_frames(pool), 512);
-		sound(pool, s);
+		expect_sound_alone(pool, s);
 		space_destroy(s);
 		expect_all_gone(pool);
 	}
@@ -367,7 +362,7 @@ TEST_BOTH_PATHS(fault, all_blocks_many_threads)
 		                     .look = true};
 	race(v, THREADS);
 	cr_assert_eq(used_frames(pool), 9 * 512);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
 }
@@ -446,7 +441,7 @@ TEST_BOTH_PATHS(fault, host_and_guest_at_once)
 		for (uint64_t k = 0; k < 600; k++)
 			cr_assert_eq(get(s, v[i].first + k * v[i].step), v[i].value + k);
 	cr_assert_eq(used_frames(pool), 2048);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
 }
@@ -543,7 +538,7 @@ Test(fault, taken_back_while_touched)
 				cr_assert_eq(guest_load(s, v[i].first + k * v[i].step),
 				             v[i].value + k);
 		}
-		sound(pool, s);
+		expect_sound_alone(pool, s);
 		space_destroy(s);
 		expect_all_gone(pool);
 	}
@@ -604,7 +599,7 @@ Test(fault, waits_for_frames_and_goes_on)
 	cr_assert_not(v.done);
 	cr_assert_eq(stats_of(s).nomem, 1);
 	cr_assert_eq(used_frames(pool), 1024);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_resume(s, 1536);
 	wait_told(&told, 2);
 	cr_assert_eq(told.gpa, 6 * MIB);
@@ -616,7 +611,7 @@ Test(fault, waits_for_frames_and_goes_on)
 	cr_assert_eq(v.bad, 0);
 	for (uint64_t i = 0; i < 2048; i++)
 		cr_assert_eq(get(s, i * PAGE), 1 + i);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
 }
@@ -645,7 +640,7 @@ Test(fault, many_wait_for_frames)
 		cr_assert_eq(get(s, v[i].first), i + 1);
 	}
 	cr_assert_eq(used_frames(pool), 2048);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
 }

@@ -66,15 +66,6 @@ static uint64_t followed(struct space *s)
 	return st.followed_blocks;
 }
 
-static unsigned owned(struct space *s)
-{
-	unsigned n = 0;
-
-	for (uint64_t at = 0; at < RAM; at += BLOCK)
-		n += space_block_state(s, (gpa_t){at}) == BLOCK_OWNED;
-	return n;
-}
-
 /* What a tick does. */
 static void look_and_follow(struct space *s)
 {
@@ -121,8 +112,8 @@ Test(follow, a_walk_either_way)
 		struct world_of_one w = setup();
 
 		walk(w.s, 0, PAGES, down);
-		cr_assert_geq(owned(w.s), BLOCKS - 2, "%u owned", owned(w.s));
-		cr_assert_eq(followed(w.s), owned(w.s));
+		cr_assert_geq(count_owned(w.s, RAM), BLOCKS - 2, "%u owned", count_owned(w.s, RAM));
+		cr_assert_eq(followed(w.s), count_owned(w.s, RAM));
 		expect_memory(w.s, 0, PAGES);
 		teardown(&w);
 	}
@@ -136,7 +127,7 @@ Test(follow, a_walk_that_ends)
 
 		walk(w.s, 0, end, false);
 		expect_memory(w.s, 0, end);
-		cr_assert_leq(owned(w.s), 2 * end / 512 + 3);
+		cr_assert_leq(count_owned(w.s, RAM), 2 * end / 512 + 3);
 		teardown(&w);
 	}
 }
@@ -151,7 +142,7 @@ Test(follow, nothing_at_random)
 		if (i % TICK == 0)
 			cr_assert_eq(space_look(w.s), 0);
 	}
-	cr_assert_eq(owned(w.s), 0);
+	cr_assert_eq(count_owned(w.s, RAM), 0);
 	teardown(&w);
 }
 
@@ -164,7 +155,7 @@ Test(follow, over_pages_that_are_private_already)
 		write_page(w.s, p);
 	look_and_follow(w.s);
 	walk(w.s, 0, PAGES / 2, false);
-	cr_assert_geq(owned(w.s), BLOCKS / 2 - 2);
+	cr_assert_geq(count_owned(w.s, RAM), BLOCKS / 2 - 2);
 	for (uint64_t p = 0; p < PAGES; p++)
 		expect_written(w.s, p, p < PAGES / 2 || p % 100 == 0);
 	expect_tags(w.s, 0, RAM, 7);
@@ -178,13 +169,13 @@ Test(follow, reset_and_again)
 
 	for (unsigned round = 0; round < 3; round++) {
 		walk(w.s, 0, PAGES / 2, false);
-		cr_assert_geq(owned(w.s), 8);
+		cr_assert_geq(count_owned(w.s, RAM), 8);
 		cr_assert_eq(space_reset(w.s), 0);
-		cr_assert_eq(owned(w.s), 0);
+		cr_assert_eq(count_owned(w.s, RAM), 0);
 		cr_assert_eq(followed(w.s), 0);
 		expect_memory(w.s, 0, 0);
 		walk(w.s, PAGES / 2, PAGES / 2 + TICK, false);
-		cr_assert_eq(owned(w.s), 0, "once is no proof");
+		cr_assert_eq(count_owned(w.s, RAM), 0, "once is no proof");
 		cr_assert_eq(space_reset(w.s), 0);
 		expect_memory(w.s, 0, 0);
 	}
@@ -216,11 +207,11 @@ Test(follow, published_half_way)
 	struct space *child;
 
 	walk(w.s, 0, PAGES / 2, false);
-	cr_assert_geq(owned(w.s), 8);
+	cr_assert_geq(count_owned(w.s, RAM), 8);
 	image = publish(w.s);
 	child = new_clone(w.pool, image, FAULTS_KERNEL);
 	walk(w.s, PAGES / 2, PAGES, false);
-	cr_assert_geq(owned(w.s), 8, "an image again, and its walks");
+	cr_assert_geq(count_owned(w.s, RAM), 8, "an image again, and its walks");
 	expect_memory(child, 0, PAGES / 2);
 	expect_memory(w.s, 0, PAGES);
 	walk(child, PAGES / 2, PAGES - 1, true);
@@ -244,7 +235,7 @@ Test(follow, beside_protected_and_discarded_memory)
 	cr_assert_eq(space_protect(w.s, closed, PROTECT_RO), 0);
 	cr_assert_eq(space_discard(w.s, gone), 0);
 	walk(w.s, 0, 6 * 512, false);
-	cr_assert_geq(owned(w.s), 4);
+	cr_assert_geq(count_owned(w.s, RAM), 4);
 	cr_assert_eq(space_block_state(w.s, closed.start), BLOCK_SHARED);
 	for (uint64_t p = 0; p < 7 * 512; p++)
 		expect_written(w.s, p, p < 6 * 512);
@@ -264,10 +255,10 @@ Test(follow, within_limits)
 		struct world_of_one tight = setup_in(RAM + blocks * BLOCK, 0);
 
 		walk(w.s, 0, PAGES, false);
-		cr_assert_leq(owned(w.s), blocks);
+		cr_assert_leq(count_owned(w.s, RAM), blocks);
 		expect_memory(w.s, 0, PAGES);
 		walk(tight.s, 0, PAGES, false);
-		cr_assert_leq(owned(tight.s), blocks);
+		cr_assert_leq(count_owned(tight.s, RAM), blocks);
 		expect_memory(tight.s, 0, PAGES);
 		teardown(&w);
 		teardown(&tight);
@@ -294,13 +285,13 @@ Test(follow, not_now)
 	cr_assert_eq(space_hold(w.s, (gpa_t){0}, PAGE, ACCESS_READ, &h), 0);
 	cr_assert_eq(space_follow(w.s, 10), 0,
 	             "or who goes on until nothing is left would for ever");
-	cr_assert_eq(owned(w.s), 0);
+	cr_assert_eq(count_owned(w.s, RAM), 0);
 	cr_assert_eq(space_look(w.s), 0, "no reason to stop the guest");
 	space_release(&h);
 	cr_assert_eq(space_look(w.s), 1, "still to be done");
 	cr_assert_eq(space_follow(w.s, 1), 1);
 	cr_assert_eq(space_follow(w.s, 10), 0);
-	cr_assert_eq(owned(w.s), 2);
+	cr_assert_eq(count_owned(w.s, RAM), 2);
 	expect_memory(w.s, 0, 2 * TICK);
 	teardown(&w);
 }
@@ -342,13 +333,13 @@ static bool fail_step(unsigned k, unsigned *met)
 		*met |= 1u << inject_failed_call();
 	expect_memory(w.s, 200, 280);
 	if (r < 0) {
-		cr_assert_eq(owned(w.s), 0);
+		cr_assert_eq(count_owned(w.s, RAM), 0);
 		cr_assert_eq(space_look(w.s), 1);
 		cr_assert_eq(space_follow(w.s, 10), 0);
-		cr_assert_eq(owned(w.s), 2);
+		cr_assert_eq(count_owned(w.s, RAM), 2);
 		expect_memory(w.s, 200, 280);
 	}
-	cr_assert(fired || owned(w.s) == 2);
+	cr_assert(fired || count_owned(w.s, RAM) == 2);
 	teardown(&w);
 	return fired;
 }

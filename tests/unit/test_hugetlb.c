@@ -71,11 +71,6 @@ static struct space *huge_space(struct pool *pool, const struct kind *k, unsigne
 	return make_space(&c);
 }
 
-static void sound(struct pool *pool, struct space *s)
-{
-	expect_sound(&(struct world){.pool = pool, .spaces = &s, .space_count = 1});
-}
-
 static void close_space(struct pool *pool, struct space *s, const struct kind *k)
 {
 	space_destroy(s);
@@ -211,7 +206,7 @@ TEST_KINDS(touch, 3, 2)
 		cr_assert_eq(st.events, 1);
 	put(s, 3 * PAGE, 3);
 	cr_assert_eq(guest_load(s, 3 * PAGE), 3);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	close_space(pool, s, &k);
 }
 
@@ -225,12 +220,12 @@ TEST_KINDS(recycled_pages_are_zero, 2, 1)
 		expect_zero(s, 0, k.bytes);
 		memset((void *)space_hva(s, (gpa_t){0}).v, 0x77, k.bytes);
 		cr_assert_eq(space_reset(s), 0);
-		sound(pool, s);
+		expect_sound_alone(pool, s);
 		expect_zero(s, 0, k.bytes);
 		memset((void *)space_hva(s, (gpa_t){0}).v, 0x77, k.bytes);
 		cr_assert_eq(space_discard(s, run(0, k.bytes)), 0);
 		cr_assert_eq(taken(&k), 0);
-		sound(pool, s);
+		expect_sound_alone(pool, s);
 		guest_store(s, k.bytes / 2, 5);
 		cr_assert_eq(taken(&k), faults == FAULTS_UFFD ? 1 : 0);
 		cr_assert_eq(get(s, k.bytes / 2), 5);
@@ -264,14 +259,14 @@ Test(hugetlb, host_has_too_few)
 	cr_assert_eq(taken(&k), 1);
 	cr_assert_eq(get(s, 0), 4);
 	cr_assert_eq(state_at(s, BLOCK), BLOCK_EMPTY);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	for (unsigned i = 1; i < pages; i++)
 		cr_assert_eq(space_violation(s, (struct violation){{i * BLOCK}, ACCESS_WRITE}),
 		             i + 1 < pages ? OUTCOME_RESOLVED : OUTCOME_NOMEM);
 	cr_assert_eq(space_write(s, (gpa_t){(pages - 1) * BLOCK}, "x", 1), -ENOMEM);
 	cr_assert_eq(space_discard(s, run(BLOCK, BLOCK)), 0);
 	put(s, (pages - 1) * BLOCK, 9);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	close_space(pool, s, &k);
 }
 
@@ -295,10 +290,10 @@ Test(hugetlb, limit)
 	put(s, 3 * BLOCK, 2);
 	cr_assert_eq(space_violation(s, (struct violation){{BLOCK}, ACCESS_READ}), OUTCOME_NOMEM);
 	cr_assert_eq(space_protect(s, run(0, PAGE), PROTECT_RO), 0, "what is there is no more");
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_resume(s, 3 * 512);
 	put(s, BLOCK, 3);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	close_space(pool, s, &k);
 }
 
@@ -323,11 +318,11 @@ Test(hugetlb, regions_side_by_side)
 	cr_assert_eq(page_bytes_at(s, 6 * MIB), BLOCK);
 	cr_assert_eq(page_bytes_at(s, 64 * MIB), PAGE);
 	cr_assert_eq(page_bytes_at(s, GIB + 512 * MIB), GIB);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	cr_assert_eq(space_reset(s), 0);
 	for (unsigned i = 0; i < 3; i++)
 		cr_assert_eq(get(s, ram[i].range.start.v), 0);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
 	cr_assert_eq(taken(&small) + taken(&big), 0);
@@ -368,14 +363,14 @@ TEST_KINDS(discard, 2, 1)
 	guest_store(s, PAGE, 7);
 	cr_assert_eq(space_discard(s, run(0, k.bytes)), 0);
 	cr_assert_eq(taken(&k), 0);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	expect_zero(s, 0, k.bytes);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	if (k.size == PAGE_SIZE_2M) {
 		cr_assert_eq(space_populate(s, run(0, k.bytes)), 0);
 		cr_assert_eq(taken(&k), faults == FAULTS_UFFD ? 1 : 0);
 		cr_assert_eq(private_frames(s), faults == FAULTS_UFFD ? 0 : k.bytes / PAGE);
-		sound(pool, s);
+		expect_sound_alone(pool, s);
 	}
 	close_space(pool, s, &k);
 }
@@ -395,7 +390,7 @@ TEST_KINDS(protect_a_part, 3, 1)
 	cr_assert_eq(taken(&k), faults == FAULTS_UFFD ? 0 : pages - 1);
 	cr_assert_eq(state_at(s, 0), BLOCK_OWNED);
 	cr_assert_eq(used_frames(pool), k.bytes / PAGE);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	expect_scatter(s, 0, k.bytes, 100);
 	cr_assert_eq(space_violation(s, (struct violation){part.start, ACCESS_WRITE}),
 	             OUTCOME_DENIED);
@@ -406,9 +401,9 @@ TEST_KINDS(protect_a_part, 3, 1)
 	expect_scatter(s, 0, k.bytes, 100);
 	scatter(s, 0, k.bytes, 200);
 	expect_scatter(s, 0, k.bytes, 200);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	cr_assert_eq(space_reset(s), 0);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	cr_assert_eq(get(s, 0), 0);
 	if (faults == FAULTS_UFFD)
 		cr_assert_eq(state_at(s, 0), BLOCK_HUGETLB, "a page again");
@@ -432,12 +427,12 @@ TEST_KINDS(protect_a_page, 3, 2)
 	cr_assert_eq(get(s, k.bytes + PAGE), 1);
 	cr_assert_eq(space_protect(s, run(k.bytes, k.bytes), PROTECT_NONE), 0);
 	cr_assert_eq(space_violation(s, read), OUTCOME_DENIED);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	cr_assert_eq(space_protect(s, run(0, 2 * k.bytes), PROTECT_RW), 0);
 	cr_assert_eq(page_bytes_at(s, k.bytes), k.bytes);
 	cr_assert_eq(get(s, k.bytes + PAGE), 1);
 	cr_assert_eq(used_frames(pool), 0);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	close_space(pool, s, &k);
 }
 
@@ -453,7 +448,7 @@ TEST_KINDS(protect_before_touch, 2, 1)
 	put(s, k.bytes - 8, 2);
 	cr_assert_eq(taken(&k), 0, "the rest is ordinary too");
 	cr_assert_eq(get(s, PAGE), 0);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	close_space(pool, s, &k);
 }
 
@@ -471,13 +466,13 @@ TEST_KINDS(unmap, 3, 2)
 	cr_assert_eq(space_read(s, part.start, &byte, 1), -EFAULT);
 	expect_scatter(s, 0, k.bytes - BLOCK, 300);
 	cr_assert_eq(get(s, k.bytes), 5);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	cr_assert_eq(space_unmap(s, run(k.bytes, k.bytes)), 0);
 	cr_assert_eq(space_read(s, (gpa_t){k.bytes}, &byte, 1), -EFAULT);
 	cr_assert_eq(taken(&k), faults == FAULTS_UFFD ? 0 : pages - 2);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	cr_assert_eq(space_reset(s), 0);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	close_space(pool, s, &k);
 }
 
@@ -496,7 +491,7 @@ TEST_KINDS(populate, 3, 2)
 	cr_assert_eq(space_populate(s, run(0, pages * k.bytes)), 0);
 	cr_assert_eq(taken(&k), pages);
 	cr_assert_eq(get(s, PAGE), 1);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	close_space(pool, s, &k);
 }
 
@@ -536,7 +531,7 @@ TEST_KINDS(publish, 2, 1)
 	expect_scatter(clone, 0, few, 100);
 	space_destroy(clone);
 	image_put(image);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	close_space(pool, s, &k);
 }
 
@@ -556,7 +551,7 @@ TEST_KINDS(publish_without_frames, 2, 1)
 	cr_assert_eq(page_bytes_at(s, 0), k.bytes);
 	cr_assert_eq(used_frames(pool), 1);
 	pool_unref(pool, f);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	expect_scatter(s, 0, k.bytes, 100);
 	scatter(s, 0, k.bytes, 300);
 	image = publish(s);
@@ -588,7 +583,7 @@ TEST_BOTH_PATHS(hugetlb, copied_without_userfaultfd)
 	}
 	cr_assert_eq(state_at(s, 0), BLOCK_OWNED);
 	expect_scatter(s, 0, BLOCK, 100);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	close_space(pool, s, &k);
 }
 
@@ -676,7 +671,7 @@ static void demote_under_writers(const struct kind *k, unsigned pages, unsigned 
 				cr_assert_eq(get(s, place(&w[n], i)), w[n].last[i],
 				             "round %u, writer %u, word %u", round, n, i);
 		}
-		sound(pool, s);
+		expect_sound_alone(pool, s);
 		close_space(pool, s, k);
 	}
 }
@@ -731,7 +726,7 @@ Test(hugetlb, one_page_many_threads)
 		for (unsigned n = 0; n < THREADS; n++)
 			for (unsigned i = 0; i < PLACES; i++)
 				cr_assert_eq(get(s, place(&w[n], i)), 1000 * n + i);
-		sound(pool, s);
+		expect_sound_alone(pool, s);
 		close_space(pool, s, &k);
 	}
 }

@@ -53,11 +53,6 @@ static struct space_config two_config(struct pool *pool, void *memory)
 	return (struct space_config){.pool = pool, .ram = two, .ram_count = 2, .memory = memory};
 }
 
-static void sound(struct pool *pool, struct space *s)
-{
-	expect_sound(&(struct world){.pool = pool, .spaces = &s, .space_count = 1});
-}
-
 static int try_create(const struct space_config *c)
 {
 	struct space *s = NULL;
@@ -100,7 +95,7 @@ Test(linear, memory_is_the_callers)
 	memcpy(o.at + 6 * MIB, &word, 8);
 	cr_assert_eq(get(s, 8 * MIB), 12);
 	cr_assert_eq(space_read(s, (gpa_t){5 * MIB}, &word, 8), -EFAULT, "the hole is no RAM");
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	memcpy(&word, o.at + 2 * MIB, 8);
 	cr_assert_eq(word, 13, "still mapped, and as the guest left it");
@@ -165,7 +160,7 @@ Test(linear, what_is_refused)
 	cr_assert_eq(space_publish(s, NULL, 0, &image), -ENOTSUP);
 	cr_assert_null(image);
 	cr_assert_eq(get(s, 2 * MIB), 5);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	own_unmap(&o);
 	expect_all_gone(pool);

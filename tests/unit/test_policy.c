@@ -75,7 +75,7 @@ static void carry_out(struct model *m, uint64_t page, struct policy_choice c)
 {
 	uint64_t block = page / 512;
 
-	if (c.kind == POLICY_CLUSTER || c.kind == POLICY_PROOF) {
+	if (policy_in_pages(c.kind)) {
 		cr_assert(c.first <= page && page < c.first + c.count);
 		cr_assert_eq(c.first / 512, block);
 		cr_assert_eq((c.first + c.count - 1) / 512, block, "inside one block");
@@ -359,7 +359,7 @@ Test(policy, no_more_than_there_is_room_for)
 
 			for (unsigned k = 0; k < 8; k++) {
 				struct policy_choice c = policy_choose(&h, &e);
-				bool in_pages = c.kind == POLICY_CLUSTER || c.kind == POLICY_PROOF;
+				bool in_pages = policy_in_pages(c.kind);
 
 				cr_assert(in_pages || c.count <= room);
 				e.page = (c.first + c.count) * (in_pages ? 1 : 512);

@@ -44,15 +44,6 @@ static void expect_busy(struct space *s)
 	cr_assert_eq(guest_load(s, 7 * BLOCK + 8), 7);
 }
 
-static unsigned owned(struct space *s)
-{
-	unsigned n = 0;
-
-	for (uint64_t at = 0; at < RAM; at += BLOCK)
-		n += space_block_state(s, (gpa_t){at}) == BLOCK_OWNED;
-	return n;
-}
-
 /* Publish, look at the image through a clone, take all down. */
 static void finish(struct pool *pool, struct space *s, struct image *image, uint64_t frames)
 {
@@ -102,7 +93,7 @@ TEST_BOTH_PATHS(publish_ahead, copied_in_parts)
 		expect_busy(s);
 		expect_sound(&(struct world){pool, &s, 1, &image, 1});
 	}
-	cr_assert_eq(owned(s), 5);
+	cr_assert_eq(count_owned(s, RAM), 5);
 	cr_assert_eq(space_publish_ahead(s), 0);
 	guest_store(s, 2 * BLOCK + 8, 1);
 	cr_assert_eq(private_frames(s), 3);
@@ -138,9 +129,9 @@ Test(publish_ahead, copied_without_spares)
 	uint64_t used = used_frames(pool);
 
 	cr_assert_eq(space_copy_ahead(s, 0), 0);
-	cr_assert_eq(owned(s), 0);
+	cr_assert_eq(count_owned(s, RAM), 0);
 	cr_assert_eq(space_copy_ahead(s, 100), 0);
-	cr_assert_eq(owned(s), 5);
+	cr_assert_eq(count_owned(s, RAM), 5);
 	finish(pool, s, image, used + 5 * 512 + 3);
 }
 
@@ -203,6 +194,7 @@ Test(publish_ahead, refused)
 	s = make_space(&c);
 	cr_assert_eq(space_publish_ahead(s), -ENOTSUP);
 	cr_assert_eq(space_copy_ahead(s, 1), -ENOTSUP);
+	cr_assert_eq(space_share_ahead(s), -ENOTSUP);
 	space_destroy(s);
 	munmap(memory, RAM + BLOCK);
 	s = new_space(pool, RAM, FAULTS_KERNEL);

@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <sys/mman.h>
 
 #include "mm/space.h"
 #include "mm/space_internal.h"
@@ -18,20 +17,6 @@ TestSuite(share_ahead, .timeout = 120);
 
 #define BLOCKS 8u
 #define RAM    (BLOCKS * BLOCK)
-
-static unsigned owned(struct space *s)
-{
-	unsigned n = 0;
-
-	for (uint64_t at = 0; at < RAM; at += BLOCK)
-		n += space_block_state(s, (gpa_t){at}) == BLOCK_OWNED;
-	return n;
-}
-
-static void sound(struct pool *pool, struct space *s)
-{
-	expect_sound(&(struct world){.pool = pool, .spaces = &s, .space_count = 1});
-}
 
 /* Publish, and look at it through a clone; take all down. */
 static void finish(struct pool *pool, struct space *s, uint64_t tag)
@@ -58,10 +43,10 @@ TEST_BOTH_PATHS(share_ahead, all)
 	tag_pages(s, 0, RAM, 7);
 	used = used_frames(pool);
 	cr_assert_eq(space_share_ahead(s), 0);
-	cr_assert_eq(owned(s), 0);
+	cr_assert_eq(count_owned(s, RAM), 0);
 	cr_assert_eq(used_frames(pool), used);
 	expect_tags(s, 0, RAM, 7);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	guest_store(s, 3 * BLOCK + 8, 1);
 	cr_assert_eq(private_frames(s), 1);
 	cr_assert_eq(space_share_ahead(s), 0, "there is an image now");
@@ -101,7 +86,7 @@ Test(share_ahead, what_may)
 	guest_store(s, 7 * BLOCK, 7);
 	guest_store(s, 2 * BLOCK + 8, 2);
 	cr_assert_eq(space_write(s, (gpa_t){2 * BLOCK + 8 * PAGE}, "x", 1), -EACCES);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	image = publish(s);
 	cr_assert_eq(guest_load(s, 7 * BLOCK), 7);
 	cr_assert_eq(guest_load(s, 2 * BLOCK + 8), 2);
@@ -121,7 +106,7 @@ Test(share_ahead, untouched_grants)
 
 	for (unsigned i = 0; i < BLOCKS; i += 2)
 		guest_store(s, i * BLOCK + 5 * PAGE, i + 1);
-	cr_assert_eq(owned(s), BLOCKS);
+	cr_assert_eq(count_owned(s, RAM), BLOCKS);
 	cr_assert_eq(space_share_ahead(s), 0);
 	for (unsigned i = 0; i < BLOCKS; i++)
 		cr_assert_eq(space_block_state(s, (gpa_t){i * BLOCK}),
@@ -131,11 +116,11 @@ Test(share_ahead, untouched_grants)
 	cr_assert_eq(space_use(s, &use), 0);
 	cr_assert_eq(use.owned_frames, BLOCKS / 2 * MM_BLOCK_PAGES);
 	cr_assert_eq(use.copied_frames, 1);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	cr_assert_eq(space_discard(s, (struct gpa_range){{0}, 2 * BLOCK}), 0);
 	expect_zero(s, 0, 2 * BLOCK);
 	cr_assert_eq(guest_load(s, 2 * BLOCK + 5 * PAGE), 3);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
 }
@@ -148,42 +133,29 @@ Test(share_ahead, pool_without_room)
 
 	tag_pages(s, 0, RAM, 7);
 	cr_assert_eq(space_share_ahead(s), 0);
-	cr_assert_eq(owned(s), BLOCKS);
+	cr_assert_eq(count_owned(s, RAM), BLOCKS);
 	guest_store(s, 0, 7);
 	finish(pool, s, 7);
 }
 
-/* One with an image, or with a hold, is left alone; memory of the embedder's cannot be shared. */
+/* One with an image, or with a hold, is left alone. */
 Test(share_ahead, left_alone)
 {
 	struct pool *pool = new_pool(4 * RAM);
-	struct ram_region ram = ram_at(0, RAM, PAGE_SIZE_AUTO);
-	void *memory = mmap(NULL, RAM + BLOCK, PROT_READ | PROT_WRITE,
-	                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	struct space_config c = {.pool = pool, .ram = &ram, .ram_count = 1};
 	struct space *s = new_space(pool, RAM, FAULTS_KERNEL);
 	struct hold h;
 
 	tag_pages(s, 0, RAM, 7);
 	cr_assert_eq(space_hold(s, (gpa_t){0}, PAGE, ACCESS_READ, &h), 0);
 	cr_assert_eq(space_share_ahead(s), -EBUSY);
-	cr_assert_eq(owned(s), BLOCKS);
+	cr_assert_eq(count_owned(s, RAM), BLOCKS);
 	space_release(&h);
-	cr_assert_neq(memory, MAP_FAILED);
-	c.memory = (void *)(uintptr_t)align_up((uintptr_t)memory, BLOCK);
-	{
-		struct space *linear = make_space(&c);
-
-		cr_assert_eq(space_share_ahead(linear), -ENOTSUP);
-		space_destroy(linear);
-	}
-	munmap(memory, RAM + BLOCK);
 	image_put(publish(s));
 	tag_pages(s, 0, RAM, 8);
 	cr_assert_eq(space_copy_ahead(s, 100), 0);
-	cr_assert_eq(owned(s), BLOCKS, "copied whole");
+	cr_assert_eq(count_owned(s, RAM), BLOCKS, "copied whole");
 	cr_assert_eq(space_share_ahead(s), 0);
-	cr_assert_eq(owned(s), BLOCKS);
+	cr_assert_eq(count_owned(s, RAM), BLOCKS);
 	finish(pool, s, 8);
 }
 
@@ -210,19 +182,19 @@ TEST_BOTH_PATHS(share_ahead, each_step_fails)
 		cr_assert_eq(r, fired ? -ENOMEM : 0, "step %u: %d", k, r);
 		if (fired)
 			met |= 1u << inject_failed_call();
-		left = owned(s);
+		left = count_owned(s, RAM);
 		cr_assert(fired || left == 1);
 		cr_assert_eq(space_image(s) != NULL, left < BLOCKS);
 		if (left == BLOCKS) {
 			cr_assert_eq(space_share_ahead(s), 0, "it can be tried again");
-			cr_assert_eq(owned(s), 1);
+			cr_assert_eq(count_owned(s, RAM), 1);
 		}
 		parts += fired && left < BLOCKS;
 		cr_assert_eq(space_protect(s, cut, PROTECT_RW), 0);
-		sound(pool, s);
+		expect_sound_alone(pool, s);
 		expect_tags(s, 0, RAM, 7);
 		tag_pages(s, 0, RAM, 8);
-		sound(pool, s);
+		expect_sound_alone(pool, s);
 		finish(pool, s, 8);
 	}
 	cr_assert(met & 1u << INJECT_MALLOC && met & 1u << INJECT_CALLOC && met & 1u << INJECT_MMAP,

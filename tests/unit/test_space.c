@@ -12,11 +12,6 @@
 
 TestSuite(space, .timeout = 60);
 
-static void sound(struct pool *pool, struct space *s)
-{
-	expect_sound(&(struct world){.pool = pool, .spaces = &s, .space_count = 1});
-}
-
 TEST_BOTH_PATHS(space, fresh_memory_reads_zero)
 {
 	struct pool *pool = new_pool(16 * MIB);
@@ -25,7 +20,7 @@ TEST_BOTH_PATHS(space, fresh_memory_reads_zero)
 	expect_zero(s, 0, 8 * MIB);
 	for (uint64_t a = 0; a < 8 * MIB; a += PAGE)
 		cr_assert_eq(guest_load(s, a + 8), 0);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
 }
@@ -42,7 +37,7 @@ TEST_BOTH_PATHS(space, what_is_written_is_read)
 	for (uint64_t a = 0; a < 8 * MIB; a += PAGE)
 		cr_assert_eq(guest_load(s, a), 1000 + a / PAGE);
 	cr_assert_eq(space_block_state(s, (gpa_t){5 * MIB}), BLOCK_OWNED);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
 }
@@ -94,7 +89,7 @@ TEST_BOTH_PATHS(space, odd_sizes)
 		expect_zero(s, 0, sizes[i]);
 		tag_pages(s, 0, sizes[i], 5);
 		check_end(s, 0, sizes[i]);
-		sound(pool, s);
+		expect_sound_alone(pool, s);
 		image = publish(s);
 		cr_assert_eq(image_pages(image), sizes[i] / PAGE);
 		clone = new_clone(pool, image, faults);
@@ -102,7 +97,7 @@ TEST_BOTH_PATHS(space, odd_sizes)
 		check_end(clone, 0, sizes[i]);
 		image_put(image);
 		space_destroy(s);
-		sound(pool, clone);
+		expect_sound_alone(pool, clone);
 		space_destroy(clone);
 		expect_all_gone(pool);
 	}
@@ -128,7 +123,7 @@ TEST_BOTH_PATHS(space, two_regions_with_a_gap)
 	cr_assert_eq(space_hva(s, (gpa_t){4 * GIB}).v - space_hva(s, (gpa_t){0}).v, 4 * GIB);
 	cr_assert_eq(space_gpa(s, space_hva(s, (gpa_t){4 * GIB + 5})).v, 4 * GIB + 5);
 	cr_assert(is_aligned(space_hva(s, (gpa_t){0}).v, BLOCK));
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
 }
@@ -160,7 +155,7 @@ TEST_BOTH_PATHS(space, copies_cross_blocks_and_regions)
 	space_release(&h);
 	space_ram(s, &count);
 	cr_assert_eq(count, 3);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
 	free(in);
@@ -269,7 +264,7 @@ TEST_BOTH_PATHS(space, populate_gives_every_page)
 	cr_assert_eq(st.owned_frames, 3 * 512);
 	cr_assert_eq(st.owned_committed, ram.range.size / PAGE);
 	cr_assert_eq(st.huge_blocks, 0, "4 KiB pages were asked for");
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	ram.range.size = 32 * MIB;
 	cr_assert_eq(try_create(&c), -ENOMEM, "all or nothing");
@@ -304,7 +299,7 @@ Test(space, limit_is_kept_and_can_be_raised)
 	cr_assert_eq(space_block_state(s, (gpa_t){2 * MIB}), BLOCK_EMPTY);
 	cr_assert_eq(touch(s, 0), OUTCOME_RESOLVED, "what is there stays usable");
 	cr_assert_eq(used_frames(pool), 1024);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	cr_assert_eq(space_stats(s, &st), 0);
 	cr_assert_geq(st.nomem, 2);
 	space_resume(s, 1536);
@@ -316,7 +311,7 @@ Test(space, limit_is_kept_and_can_be_raised)
 	cr_assert_eq(space_write(s, (gpa_t){4 * MIB}, &v, 8), 0);
 	cr_assert_eq(get(s, 0), 1);
 	cr_assert_eq(get(s, 6 * MIB), 2);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
 }
@@ -409,7 +404,7 @@ TEST_BOTH_PATHS(space, holds)
 	image = publish(s);
 	cr_assert_eq(get(s, MIB), UINT64_C(0x1111111111111111));
 	image_put(image);
-	sound(pool, s);
+	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
 }
