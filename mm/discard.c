@@ -38,6 +38,8 @@ static void zero_frames(struct space *s, struct block *b, struct gpa_range ram, 
 {
 	uint32_t skip = (uint32_t)((r.start.v - ram.start.v) >> MM_PAGE_SHIFT);
 
+	if (b->huge)
+		window_keep_small(s, ram);
 	pool_zero(s->pool, (frame_t){b->frame.n + skip}, r.size >> MM_PAGE_SHIFT);
 	b->huge = false;
 }

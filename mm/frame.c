@@ -235,11 +235,12 @@ bool frame_unref(struct frame_table *t, frame_t f, frame_t *head, unsigned *orde
 	return true;
 }
 
-void frame_free(struct frame_table *t, frame_t head)
+bool frame_free(struct frame_table *t, frame_t head)
 {
 	frame_t h;
 	struct frame_info *e = frame_find(t, head, &h);
 	unsigned order;
+	bool whole = false;
 	uint32_t n = head.n;
 
 	CHECK(e && h.n == head.n && e->state == FRAME_DYING);
@@ -259,10 +260,13 @@ void frame_free(struct frame_table *t, frame_t head)
 		n &= ~frames_of(order);
 		order++;
 		/* Not split any more, also where the block goes on to join one below it. */
-		if (order == MM_BLOCK_ORDER)
+		if (order == MM_BLOCK_ORDER) {
 			t->big[n >> MM_BLOCK_ORDER] = (struct frame_info){0};
+			whole = true;
+		}
 	}
 	list_add(t, n, order);
+	return whole;
 }
 
 void frame_retire(struct frame_table *t, frame_t head)

@@ -18,6 +18,7 @@
 #ifndef COWSLIP_MM_FRAME_H
 #define COWSLIP_MM_FRAME_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "mm/types.h"
@@ -78,8 +79,12 @@ void frame_split(struct frame_table *t, frame_t head);
  */
 bool frame_unref(struct frame_table *t, frame_t f, frame_t *head, unsigned *order);
 
-/* A DYING block becomes free and is joined with its free buddies / is never used again. */
-void frame_free(struct frame_table *t, frame_t head);
+/*
+ * A DYING block becomes free and is joined with its free buddies. True when that made one block of
+ * order 9 or more of what had been handed out in parts.
+ */
+bool frame_free(struct frame_table *t, frame_t head);
+/* A DYING block is never used again. */
 void frame_retire(struct frame_table *t, frame_t head);
 
 /* Walk everything and compare. Return: NULL, or what is wrong. */

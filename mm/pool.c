@@ -9,6 +9,7 @@
 #include "mm/pool.h"
 
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +39,8 @@ struct pool {
 	/* NULL: there are none. Both lie in `room`, of twin_room_size(). */
 	uint8_t *room, *twin; /* pool_twin_ptr(); never change */
 	uint8_t *slot;        /* a block's place, 2 MiB aligned; slot_lock */
+	/* The head of the block that is mapped there, FRAME_NONE: none; slot_lock to change it. */
+	_Atomic uint32_t in_slot;
 	struct lock slot_lock;
 	struct lock lock;
 	struct frame_table frames; /* lock */
@@ -129,6 +132,7 @@ int pool_create(uint64_t limit, struct pool **out)
 	if (!p)
 		return -ENOMEM;
 	p->store = (struct store){.refs = 1, .size = limit, .pool = p};
+	p->in_slot = FRAME_NONE.n;
 	r = pool_file_open(&p->huge);
 	if (r < 0)
 		goto free_pool;
@@ -229,11 +233,33 @@ int pool_ref(struct pool *p, frame_t f)
 	return r;
 }
 
+static bool overlaps(uint32_t block, frame_t f, uint64_t bytes)
+{
+	return block < f.n + (bytes >> MM_PAGE_SHIFT) && f.n < (uint64_t)block + MM_BLOCK_PAGES;
+}
+
+/*
+ * No block stays in the slot when memory of it is given back: khugepaged would fill it up again.
+ * The caller sees to it that these frames are not put there meanwhile.
+ */
+static void leave_slot(struct pool *p, frame_t f, uint64_t bytes)
+{
+	if (!overlaps(atomic_load_explicit(&p->in_slot, memory_order_relaxed), f, bytes))
+		return;
+	lock_take(&p->slot_lock);
+	if (overlaps(p->in_slot, f, bytes) &&
+	    mmap(p->slot, MM_BLOCK_SIZE, PROT_NONE,
+	         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED)
+		p->in_slot = FRAME_NONE.n;
+	lock_drop(&p->slot_lock);
+}
+
 /* Give the memory of frames back to the host, so that they read as zero. */
-static int punch(const struct pool *p, frame_t f, uint64_t bytes)
+static int punch(struct pool *p, frame_t f, uint64_t bytes)
 {
 	int r;
 
+	leave_slot(p, f, bytes);
 	do {
 		r = fallocate(p->store.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 		              (off_t)frame_offset(f), (off_t)bytes);
@@ -241,11 +267,24 @@ static int punch(const struct pool *p, frame_t f, uint64_t bytes)
 	return r < 0 ? -errno : 0;
 }
 
+/*
+ * The block at `f` has become free part by part. Where the host could not take a part out of a huge
+ * page it has zeroed it and kept it: all of it goes now. Somebody may have taken the block since.
+ */
+static void give_back_rest(struct pool *p, frame_t f)
+{
+	frame_t got;
+
+	if (pool_block_empty(p, f) || pool_alloc(p, MM_BLOCK_ORDER, f, &got))
+		return;
+	pool_unref(p, got);
+}
+
 void pool_unref(struct pool *p, frame_t f)
 {
 	frame_t head;
 	unsigned order;
-	bool last;
+	bool last, joined = false;
 	int r;
 
 	lock_take(&p->lock);
@@ -256,10 +295,12 @@ void pool_unref(struct pool *p, frame_t f)
 	r = punch(p, head, order_bytes(order));
 	lock_take(&p->lock);
 	if (r == 0)
-		frame_free(&p->frames, head);
+		joined = frame_free(&p->frames, head);
 	else
 		frame_retire(&p->frames, head);
 	lock_drop(&p->lock);
+	if (joined)
+		give_back_rest(p, (frame_t){(uint32_t)align_down(head.n, MM_BLOCK_PAGES)});
 }
 
 uint32_t pool_refs(struct pool *p, frame_t f)
@@ -334,7 +375,7 @@ static uint64_t resident_bytes(void *at, size_t size)
 	return pages << MM_PAGE_SHIFT;
 }
 
-/* Touch a block in the slot, where it stays mapped until the next one comes. */
+/* Touch a block in the slot, where it stays until the next one comes or leave_slot(). */
 static void touch_in_slot(struct pool *p, frame_t f)
 {
 	void *twin = pool_twin_ptr(p, f);
@@ -344,6 +385,7 @@ static void touch_in_slot(struct pool *p, frame_t f)
 	if (p->slot &&
 	    mremap(twin, 0, MM_BLOCK_SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, p->slot) == MAP_FAILED)
 		p->slot = NULL;
+	p->in_slot = p->slot ? f.n : FRAME_NONE.n;
 	if (p->slot)
 		(void)*(volatile uint8_t *)p->slot;
 	lock_drop(&p->slot_lock);

@@ -103,6 +103,11 @@ int window_map_owned(struct space *s, struct gpa_range r, frame_t frame, bool hu
 	return e;
 }
 
+void window_keep_small(struct space *s, struct gpa_range r)
+{
+	(void)madvise(window_ptr(s, r.start), r.size, MADV_NOHUGEPAGE);
+}
+
 int window_map_huge(struct space *s, const struct huge_page *p)
 {
 	return map_fixed(s, p->ram, MAP_SHARED, hugetlb_fd(p->huge), p->offset);
