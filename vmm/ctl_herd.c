@@ -6,8 +6,9 @@
  * is held while a VM is made, runs, is worked on or destroyed; of a VM's own locks none is held
  * when this one is taken, but vm_kick() is called under it, which takes none.
  *
- * A member comes into the list before its VM is there and leaves it when its VM is gone, its thread
- * has ended and nobody waits for it any more; herd_run() does that (reap).
+ * A member comes into the list before its VM is there and leaves it when its VM is gone: there is
+ * room for another one. It is freed when its thread has ended and nobody waits for it any more;
+ * herd_run() does that (reap).
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -78,6 +79,18 @@ static void remove_member(struct herd *h, struct member *m)
 	if (h->last == &m->next)
 		h->last = at;
 	h->members--;
+}
+
+/* Lock held. From now on it is herd_run()'s to reap. */
+static void leave(struct member *m)
+{
+	struct herd *h = m->herd;
+
+	remove_member(h, m);
+	m->gone = true;
+	m->next = h->gone;
+	h->gone = m;
+	pthread_cond_broadcast(&h->changed);
 }
 
 struct member *herd_find(struct herd *h, uint64_t id)
@@ -200,13 +213,18 @@ static bool serve(struct member *m)
 
 static void *member_main(void *arg);
 
+bool herd_has_room(const struct herd *h)
+{
+	return !h->stopping && h->members < h->config.max_members && h->next_number <= INT32_MAX;
+}
+
 int herd_start_child(struct herd *h, uint64_t parent, struct image *image, struct member **out)
 {
 	struct member *m = NULL;
 	int r = -EAGAIN;
 
 	pthread_mutex_lock(&h->lock);
-	if (!h->stopping && h->members < h->config.max_members && h->next_number <= INT32_MAX) {
+	if (herd_has_room(h)) {
 		m = add_member(h, h->next_number, parent, image);
 		if (m && herd_find(h, parent))
 			m->limit_bytes = herd_find(h, parent)->limit_bytes;
@@ -407,8 +425,7 @@ static void *member_main(void *arg)
 	vm_destroy(vm);
 
 	pthread_mutex_lock(&h->lock);
-	m->gone = true;
-	pthread_cond_broadcast(&h->changed);
+	leave(m);
 	pthread_mutex_unlock(&h->lock);
 	return NULL;
 }
@@ -448,20 +465,22 @@ struct vm *herd_root(struct herd *h)
 	return h->first->vm;
 }
 
-/* Lock held. One whose thread is over and whom nobody waits for; NULL: none. */
-static struct member *find_gone(struct herd *h)
+/* Lock held. Take out one that nobody waits for any more; NULL: there is none. */
+static struct member *take_gone(struct herd *h)
 {
-	struct member *m = h->first;
+	struct member **at = &h->gone, *m;
 
-	while (m && !(m->gone && m->waiters == 0))
-		m = m->next;
+	while (*at && (*at)->waiters > 0)
+		at = &(*at)->next;
+	m = *at;
+	if (m)
+		*at = m->next;
 	return m;
 }
 
 /* Lock held, dropped meanwhile. */
 static void reap(struct herd *h, struct member *m)
 {
-	remove_member(h, m);
 	pthread_mutex_unlock(&h->lock);
 	pthread_join(m->thread, NULL);
 	free(m);
@@ -484,8 +503,8 @@ void herd_run(struct herd *h)
 		return;
 	}
 	pthread_mutex_lock(&h->lock);
-	while (h->first) {
-		m = find_gone(h);
+	while (h->first || h->gone) {
+		m = take_gone(h);
 		if (m)
 			reap(h, m);
 		else

@@ -174,24 +174,43 @@ static int wait_started(struct herd *h, struct member *m, uint64_t asked_ns, uin
 	return r;
 }
 
+static int say_no_child(struct vm_error *err, int r)
+{
+	char why[HOSTLIMIT_TEXT_MAX];
+
+	if (r != -EAGAIN)
+		return herd_say(err, r, hostlimit_why(r, 0, why));
+	return herd_say(err, r,
+	                "no child: there are too many VMs or threads, or all are being stopped");
+}
+
+/* No VM is stopped for a child that cannot be. One that is not there is reported as such. */
+static bool hopeless(struct herd *h, uint64_t id)
+{
+	bool is;
+
+	pthread_mutex_lock(&h->lock);
+	is = herd_find(h, id) && !herd_has_room(h);
+	pthread_mutex_unlock(&h->lock);
+	return is;
+}
+
 int herd_fork(struct herd *h, uint64_t id, struct herd_child *out, struct vm_error *err)
 {
 	uint64_t asked_ns = clock_ns();
-	char why[HOSTLIMIT_TEXT_MAX];
 	struct image *image;
 	struct member *m;
 	unsigned cpus;
-	int r = herd_snapshot(h, id, &image, &cpus, &out->pause, err);
+	int r;
 
+	if (hopeless(h, id))
+		return say_no_child(err, -EAGAIN);
+	r = herd_snapshot(h, id, &image, &cpus, &out->pause, err);
 	if (r)
 		return r;
 	r = herd_start_child(h, id, image, &m);
-	if (r == -EAGAIN)
-		return herd_say(
-			err, r,
-			"no child: there are too many VMs or threads, or all are being stopped");
 	if (r < 0)
-		return herd_say(err, r, hostlimit_why(r, 0, why));
+		return say_no_child(err, r);
 	out->id = m->id;
 	return wait_started(h, m, asked_ns, &out->start_ns, err);
 }

@@ -35,7 +35,7 @@ struct member {
 	bool hold, stop;      /* it shall stand still, end */
 	bool starved;         /* it stands still until there is memory for it; why_starved */
 	uint64_t limit_bytes; /* of its VM when that is made, and of its children's; 0: RAM */
-	bool gone;            /* its thread touches nothing any more */
+	bool gone;            /* its thread touches nothing any more; in the herd's other list */
 	unsigned viewers;     /* who look at vm: it stays */
 	unsigned waiters;     /* who wait: the member stays */
 	struct request *first, **last;
@@ -59,7 +59,8 @@ struct herd {
 	pthread_cond_t changed;
 	pthread_mutex_t hook_lock; /* one hook at a time; taken before `lock` */
 	struct member *first, **last;
-	unsigned members;
+	struct member *gone; /* to be reaped */
+	unsigned members;    /* without those */
 	uint64_t next_number;
 	bool stopping; /* no more members */
 };
@@ -75,6 +76,9 @@ struct member *herd_find(struct herd *h, uint64_t id);
 
 /* Its thread looks at what is asked of it soon. Lock held. */
 void herd_nudge(struct member *m);
+
+/* Whether a child may be added: there are not too many, and they are not being stopped. Lock held. */
+bool herd_has_room(const struct herd *h);
 
 /*
  * A new member from an image, of which it takes the reference in any case; *out, unless NULL, with

@@ -392,7 +392,10 @@ Test(herd, refusals)
 
 	wait_ready(w);
 	must_fork(w, 0);
+	child.pause.stops = 99;
 	cr_assert_eq(herd_fork(w->herd, 0, &child, &err), -EAGAIN);
+	cr_assert(strstr(err.text, "no child"), "%s", err.text);
+	cr_assert_eq(child.pause.stops, 99, "nobody was stopped for it");
 	cr_assert_eq(herd_fork(w->herd, 7, &child, &err), -ESRCH);
 	cr_assert(strstr(err.text, "VM 7"), "%s", err.text);
 	cr_assert_eq(herd_do(w->herd, 7, audit, w, &pause_ns, &err), -ESRCH);
