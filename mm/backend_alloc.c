@@ -192,6 +192,8 @@ static void make_whole(struct space *s, struct block *b)
 	block_disarmed(b);
 	if (!b->huge)
 		b->huge = pool_collapse(s->pool, b->frame) == 0;
+	if (!b->huge)
+		window_keep_small(s, block_range(s, block_of(s, b)));
 }
 
 /* The run of `n` blocks from `first` on has been mapped to frames from `f` on. */

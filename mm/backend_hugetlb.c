@@ -205,6 +205,9 @@ static int replace(struct space *s, const struct huge_page *p, struct block *to)
 		r = window_map_owned(s, p->ram, first, true);
 	if (r)
 		drop_frames(s, p, first);
+	for (size_t i = 0; r == 0 && i < p->count; i++)
+		if (!to[i].huge)
+			window_keep_small(s, block_range(s, p->first + i));
 	return r;
 }
 

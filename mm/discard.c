@@ -38,10 +38,13 @@ static void zero_frames(struct space *s, struct block *b, struct gpa_range ram, 
 {
 	uint32_t skip = (uint32_t)((r.start.v - ram.start.v) >> MM_PAGE_SHIFT);
 
-	if (b->huge)
+	if (b->huge && r.size < ram.size) {
 		window_keep_small(s, ram);
+		b->huge = false;
+	}
 	pool_zero(s->pool, (frame_t){b->frame.n + skip}, r.size >> MM_PAGE_SHIFT);
-	b->huge = false;
+	/* Whole, it is one again at the next touch, where it is mapped so. */
+	b->huge &= pool_huge(s->pool);
 }
 
 /*

@@ -269,6 +269,18 @@ bool frame_free(struct frame_table *t, frame_t head)
 	return whole;
 }
 
+bool frame_recall(struct frame_table *t, frame_t head)
+{
+	uint32_t peak = t->peak;
+
+	if (!alloc_at(t, MM_BLOCK_ORDER, head.n))
+		return false;
+	t->peak = peak;
+	*entry(t, head.n, MM_BLOCK_ORDER) =
+		(struct frame_info){.order = MM_BLOCK_ORDER, .state = FRAME_DYING};
+	return true;
+}
+
 void frame_retire(struct frame_table *t, frame_t head)
 {
 	frame_t h;

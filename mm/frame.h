@@ -84,6 +84,11 @@ bool frame_unref(struct frame_table *t, frame_t f, frame_t *head, unsigned *orde
  * order 9 or more of what had been handed out in parts.
  */
 bool frame_free(struct frame_table *t, frame_t head);
+/*
+ * The block of order 9 at `head` is DYING once more, if all of it is free, and used; `peak` hears
+ * nothing of it. The caller owes frame_free().
+ */
+bool frame_recall(struct frame_table *t, frame_t head);
 /* A DYING block is never used again. */
 void frame_retire(struct frame_table *t, frame_t head);
 

@@ -39,7 +39,7 @@ struct pool {
 	/* NULL: there are none. Both lie in `room`, of twin_room_size(). */
 	uint8_t *room, *twin; /* pool_twin_ptr(); never change */
 	uint8_t *slot;        /* a block's place, 2 MiB aligned; slot_lock */
-	/* The head of the block that is mapped there, FRAME_NONE: none; slot_lock to change it. */
+	/* Head of the block that khugepaged may find there, or FRAME_NONE; slot_lock to change it. */
 	_Atomic uint32_t in_slot;
 	struct lock slot_lock;
 	struct lock lock;
@@ -91,6 +91,16 @@ static int map_alias(struct pool *p)
 static size_t twin_room_size(const struct pool *p)
 {
 	return p->store.size + 3 * MM_BLOCK_SIZE;
+}
+
+/* The slot's place may be somebody else's, when it has been given up. */
+static void unmap_twin(struct pool *p)
+{
+	uint8_t *end = p->room + twin_room_size(p);
+	uint8_t *from = p->slot ? p->room : p->twin;
+
+	if (p->room)
+		munmap(from, (size_t)(end - from));
 }
 
 /*
@@ -166,8 +176,7 @@ void pool_destroy(struct pool *p)
 {
 	CHECK(p->frames.used == 0);
 	munmap(p->alias, align_up(p->store.size, MM_BLOCK_SIZE));
-	if (p->room)
-		munmap(p->room, twin_room_size(p));
+	unmap_twin(p);
 	frame_table_fini(&p->frames);
 	lock_fini(&p->slot_lock);
 	lock_fini(&p->lock);
@@ -239,17 +248,16 @@ static bool overlaps(uint32_t block, frame_t f, uint64_t bytes)
 }
 
 /*
- * No block stays in the slot when memory of it is given back: khugepaged would fill it up again.
- * The caller sees to it that these frames are not put there meanwhile.
+ * khugepaged passes the slot's block by from now on, till the next one comes: it would fill it up,
+ * of which memory is given back. The caller sees to it that these frames do not come meanwhile.
  */
 static void leave_slot(struct pool *p, frame_t f, uint64_t bytes)
 {
 	if (!overlaps(atomic_load_explicit(&p->in_slot, memory_order_relaxed), f, bytes))
 		return;
 	lock_take(&p->slot_lock);
-	if (overlaps(p->in_slot, f, bytes) &&
-	    mmap(p->slot, MM_BLOCK_SIZE, PROT_NONE,
-	         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED)
+	if (p->slot && overlaps(p->in_slot, f, bytes) &&
+	    madvise(p->slot, MM_BLOCK_SIZE, MADV_NOHUGEPAGE) == 0)
 		p->in_slot = FRAME_NONE.n;
 	lock_drop(&p->slot_lock);
 }
@@ -269,15 +277,24 @@ static int punch(struct pool *p, frame_t f, uint64_t bytes)
 
 /*
  * The block at `f` has become free part by part. Where the host could not take a part out of a huge
- * page it has zeroed it and kept it: all of it goes now. Somebody may have taken the block since.
+ * page it has zeroed it and kept it: all of it goes now, unless somebody has taken the block since.
  */
 static void give_back_rest(struct pool *p, frame_t f)
 {
-	frame_t got;
+	bool ours;
 
-	if (pool_block_empty(p, f) || pool_alloc(p, MM_BLOCK_ORDER, f, &got))
+	if (pool_block_empty(p, f))
 		return;
-	pool_unref(p, got);
+	lock_take(&p->lock);
+	ours = frame_recall(&p->frames, f);
+	lock_drop(&p->lock);
+	if (!ours)
+		return;
+	/* It reads as zero in any case. */
+	(void)punch(p, f, MM_BLOCK_SIZE);
+	lock_take(&p->lock);
+	(void)frame_free(&p->frames, f);
+	lock_drop(&p->lock);
 }
 
 void pool_unref(struct pool *p, frame_t f)
@@ -375,17 +392,19 @@ static uint64_t resident_bytes(void *at, size_t size)
 	return pages << MM_PAGE_SHIFT;
 }
 
-/* Touch a block in the slot, where it stays until the next one comes or leave_slot(). */
+/* Touch a block in the slot, where it stays until the next one comes. */
 static void touch_in_slot(struct pool *p, frame_t f)
 {
 	void *twin = pool_twin_ptr(p, f);
 
 	lock_take(&p->slot_lock);
-	/* What a refused call leaves there may be somebody else's by the next one. */
+	p->in_slot = f.n;
 	if (p->slot &&
-	    mremap(twin, 0, MM_BLOCK_SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, p->slot) == MAP_FAILED)
+	    mremap(twin, 0, MM_BLOCK_SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, p->slot) == MAP_FAILED) {
+		/* What is there now may be somebody else's by the next call. */
+		(void)madvise(p->slot, MM_BLOCK_SIZE, MADV_NOHUGEPAGE);
 		p->slot = NULL;
-	p->in_slot = p->slot ? f.n : FRAME_NONE.n;
+	}
 	if (p->slot)
 		(void)*(volatile uint8_t *)p->slot;
 	lock_drop(&p->slot_lock);
@@ -399,7 +418,10 @@ static bool bring_in(struct pool *p, frame_t f)
 	if (!p->twin || resident_bytes(at, MM_BLOCK_SIZE) > 0)
 		return false;
 	touch_in_slot(p, f);
-	return resident_bytes(at, MM_BLOCK_SIZE) == MM_BLOCK_SIZE;
+	if (resident_bytes(at, MM_BLOCK_SIZE) == MM_BLOCK_SIZE)
+		return true;
+	leave_slot(p, f, MM_BLOCK_SIZE);
+	return false;
 }
 
 int pool_collapse(struct pool *p, frame_t f)

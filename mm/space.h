@@ -298,8 +298,9 @@ int space_reset(struct space *s);
  * [r) reads as zero from now on, until written again; its memory is the host's again, and whole
  * blocks' frames the pool's where the uffd path hands them out. Any part of a block will do; but a
  * part of a reserved huge page is only overwritten, and the host has the page back when all of it
- * is discarded at once. The guest may run: what it writes there meanwhile may be lost. A reset
- * brings the image back.
+ * is discarded at once. Of a 2 MiB page that is the pool's the part goes, and small pages come in
+ * its place: in the window that may cost two mappings more. The guest may run: what it writes there
+ * meanwhile may be lost. A reset brings the image back.
  * Return: 0; -EINVAL when `r` is not whole pages; -EFAULT when any of it is not RAM; -EACCES when
  * any may not be written; -EBUSY while holds are out; -ENOTSUP when the memory is the embedder's;
  * -ENOMEM (host memory): nothing changed.

@@ -398,10 +398,13 @@ void window_release(struct space *s);
 int window_map_owned(struct space *s, struct gpa_range r, frame_t frame, bool huge);
 
 /*
- * Pages of OWNED blocks come in one by one from now on: khugepaged would fill up again what has
- * been given back. A host that refuses costs that memory.
+ * OWNED blocks that are not (any more) `huge`: their pages come in one by one, and khugepaged does
+ * not fill up again what has been given back. A host that refuses costs that memory.
  */
 void window_keep_small(struct space *s, struct gpa_range r);
+
+/* The opposite, of blocks that are empty, where the pool gives huge pages. Return: 0 or -errno. */
+int window_ask_huge(struct space *s, struct gpa_range r);
 
 /* Map a reserved huge page that has been taken. Return: 0 or -errno, the old mapping is kept. */
 int window_map_huge(struct space *s, const struct huge_page *p);

@@ -105,7 +105,13 @@ int window_map_owned(struct space *s, struct gpa_range r, frame_t frame, bool hu
 
 void window_keep_small(struct space *s, struct gpa_range r)
 {
-	(void)madvise(window_ptr(s, r.start), r.size, MADV_NOHUGEPAGE);
+	if (pool_huge(s->pool))
+		(void)madvise(window_ptr(s, r.start), r.size, MADV_NOHUGEPAGE);
+}
+
+int window_ask_huge(struct space *s, struct gpa_range r)
+{
+	return madvise(window_ptr(s, r.start), r.size, MADV_HUGEPAGE) < 0 ? -errno : 0;
 }
 
 int window_map_huge(struct space *s, const struct huge_page *p)

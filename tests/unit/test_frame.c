@@ -95,6 +95,35 @@ static void compare(struct oracle *o)
 	}
 }
 
+/* Only a block of which nothing is handed out can be recalled; the peak hears nothing of it. */
+Test(frame, recall)
+{
+	struct oracle o;
+	frame_t f, other;
+
+	setup(&o, 4 * 512);
+	cr_assert_eq(take(&o, 3, FRAME_NONE, &f), 0);
+	cr_assert_not(frame_recall(&o.t, (frame_t){0}), "some of it is in use");
+	compare(&o);
+	give(&o, f);
+	cr_assert_eq(take(&o, 0, (frame_t){512}, &other), 0);
+	cr_assert(frame_recall(&o.t, (frame_t){0}));
+	cr_assert_eq(o.t.used, 513);
+	cr_assert_eq(o.t.peak, 8);
+	cr_assert_not(frame_recall(&o.t, (frame_t){0}), "twice");
+	cr_assert_not(frame_free(&o.t, (frame_t){0}), "it was whole");
+	compare(&o);
+	give(&o, other);
+	compare(&o);
+	cr_assert(frame_recall(&o.t, (frame_t){1024}), "in the middle of a larger free one");
+	frame_free(&o.t, (frame_t){1024});
+	cr_assert_eq(take(&o, 11, FRAME_NONE, &f), 0);
+	give(&o, f);
+	compare(&o);
+	cr_assert_eq(o.t.peak, 2048);
+	teardown(&o);
+}
+
 Test(frame, every_order_is_aligned_and_found)
 {
 	struct oracle o;
