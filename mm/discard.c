@@ -37,14 +37,13 @@ static void zero_shared(struct space *s, struct gpa_range r)
 static void zero_frames(struct space *s, struct block *b, struct gpa_range ram, struct gpa_range r)
 {
 	uint32_t skip = (uint32_t)((r.start.v - ram.start.v) >> MM_PAGE_SHIFT);
+	bool whole = r.size == ram.size;
 
-	if (b->huge && r.size < ram.size) {
+	if (b->huge && !whole)
 		window_keep_small(s, ram);
-		b->huge = false;
-	}
 	pool_zero(s->pool, (frame_t){b->frame.n + skip}, r.size >> MM_PAGE_SHIFT);
-	/* Whole, it is one again at the next touch, where it is mapped so. */
-	b->huge &= pool_huge(s->pool);
+	b->huge = whole && window_becomes_huge(s, block_of(s, b));
+	b->granted |= whole && !b->partial;
 }
 
 /*

@@ -93,14 +93,15 @@ static size_t twin_room_size(const struct pool *p)
 	return p->store.size + 3 * MM_BLOCK_SIZE;
 }
 
-/* The slot's place may be somebody else's, when it has been given up. */
+/* All but the slot's place, when that has been given up: it may be somebody else's. */
 static void unmap_twin(struct pool *p)
 {
-	uint8_t *end = p->room + twin_room_size(p);
-	uint8_t *from = p->slot ? p->room : p->twin;
+	uint8_t *slot = p->twin - MM_PAGE_SIZE - MM_BLOCK_SIZE;
+	uint8_t *behind = p->slot ? slot : slot + MM_BLOCK_SIZE;
 
-	if (p->room)
-		munmap(from, (size_t)(end - from));
+	if (slot > p->room)
+		munmap(p->room, (size_t)(slot - p->room));
+	munmap(behind, (size_t)(p->room + twin_room_size(p) - behind));
 }
 
 /*
@@ -176,7 +177,8 @@ void pool_destroy(struct pool *p)
 {
 	CHECK(p->frames.used == 0);
 	munmap(p->alias, align_up(p->store.size, MM_BLOCK_SIZE));
-	unmap_twin(p);
+	if (p->room)
+		unmap_twin(p);
 	frame_table_fini(&p->frames);
 	lock_fini(&p->slot_lock);
 	lock_fini(&p->lock);
@@ -401,10 +403,11 @@ static void touch_in_slot(struct pool *p, frame_t f)
 	p->in_slot = f.n;
 	if (p->slot &&
 	    mremap(twin, 0, MM_BLOCK_SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, p->slot) == MAP_FAILED) {
-		/* What is there now may be somebody else's by the next call. */
+		/* As leave_slot(). What is there may be somebody else's from now on. */
 		(void)madvise(p->slot, MM_BLOCK_SIZE, MADV_NOHUGEPAGE);
 		p->slot = NULL;
 	}
+	p->in_slot = p->slot ? f.n : FRAME_NONE.n;
 	if (p->slot)
 		(void)*(volatile uint8_t *)p->slot;
 	lock_drop(&p->slot_lock);

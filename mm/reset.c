@@ -135,15 +135,6 @@ static void give_back(struct space *s)
 	}
 }
 
-/* An empty block of a region of huge pages, kept small by a discard, is as it was at first. */
-static bool huge_again(struct space *s, size_t i)
-{
-	struct gpa_range ram = block_range(s, i);
-
-	return s->blocks[i].huge || (space_region(s, ram.start)->ram.page_size == PAGE_SIZE_2M &&
-	                             window_ask_huge(s, ram) == 0);
-}
-
 static void zero_owned(struct space *s)
 {
 	struct owned_run run;
@@ -155,8 +146,7 @@ static void zero_owned(struct space *s)
 	for (size_t i = 0; next_owned(s, &i, s->block_count, &run);) {
 		pool_zero(s->pool, run.frame, run.ram.size >> MM_PAGE_SHIFT);
 		for (size_t k = 0; k < run.count; k++) {
-			s->blocks[run.first + k].huge =
-				pool_huge(s->pool) && huge_again(s, run.first + k);
+			s->blocks[run.first + k].huge = window_becomes_huge(s, run.first + k);
 			s->blocks[run.first + k].granted = true;
 		}
 	}

@@ -399,12 +399,16 @@ int window_map_owned(struct space *s, struct gpa_range r, frame_t frame, bool hu
 
 /*
  * OWNED blocks that are not (any more) `huge`: their pages come in one by one, and khugepaged does
- * not fill up again what has been given back. A host that refuses costs that memory.
+ * not fill up again what has been given back. Only where the pool gives huge pages to who asks:
+ * elsewhere no window does. A host that refuses costs that memory.
  */
 void window_keep_small(struct space *s, struct gpa_range r);
 
-/* The opposite, of blocks that are empty, where the pool gives huge pages. Return: 0 or -errno. */
-int window_ask_huge(struct space *s, struct gpa_range r);
+/*
+ * Whether OWNED block `i`, which is empty now, will be `huge` at the next touch: as it is mapped,
+ * or because a region of 2 MiB pages is to have one there again.
+ */
+bool window_becomes_huge(struct space *s, size_t i);
 
 /* Map a reserved huge page that has been taken. Return: 0 or -errno, the old mapping is kept. */
 int window_map_huge(struct space *s, const struct huge_page *p);

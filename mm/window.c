@@ -109,9 +109,15 @@ void window_keep_small(struct space *s, struct gpa_range r)
 		(void)madvise(window_ptr(s, r.start), r.size, MADV_NOHUGEPAGE);
 }
 
-int window_ask_huge(struct space *s, struct gpa_range r)
+bool window_becomes_huge(struct space *s, size_t i)
 {
-	return madvise(window_ptr(s, r.start), r.size, MADV_HUGEPAGE) < 0 ? -errno : 0;
+	const struct block *b = &s->blocks[i];
+	struct gpa_range ram = block_range(s, i);
+
+	if (!pool_huge(s->pool) || b->partial)
+		return false;
+	return b->huge || (space_region(s, ram.start)->ram.page_size == PAGE_SIZE_2M &&
+	                   madvise(window_ptr(s, ram.start), ram.size, MADV_HUGEPAGE) == 0);
 }
 
 int window_map_huge(struct space *s, const struct huge_page *p)

@@ -510,6 +510,8 @@ void herd_run(struct herd *h)
 		else
 			pthread_cond_wait(&h->changed, &h->lock);
 	}
+	/* A fork of one that has ended meanwhile comes too late. */
+	h->stopping = true;
 	pthread_mutex_unlock(&h->lock);
 }
 

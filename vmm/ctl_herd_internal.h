@@ -35,7 +35,7 @@ struct member {
 	bool hold, stop;      /* it shall stand still, end */
 	bool starved;         /* it stands still until there is memory for it; why_starved */
 	uint64_t limit_bytes; /* of its VM when that is made, and of its children's; 0: RAM */
-	bool gone;            /* its thread touches nothing any more; in the herd's other list */
+	bool gone;            /* its thread touches nothing any more: it can be reaped */
 	unsigned viewers;     /* who look at vm: it stays */
 	unsigned waiters;     /* who wait: the member stays */
 	struct request *first, **last;

@@ -250,12 +250,43 @@ Test(khugepaged, whole_and_reset_on_the_kernel_path)
 	cr_assert_eq(committed_frames(pool), 0);
 	guest_store(s, 0, 2);
 	cr_assert_eq(committed_frames(pool), BLOCK / PAGE);
+	/* In parts, what is empty by and by stays small until it goes as a whole. */
+	for (uint64_t at = 0; at < BLOCK; at += BLOCK / 2)
+		cr_assert_eq(space_discard(s, (struct gpa_range){{at}, BLOCK / 2}), 0);
+	guest_store(s, 0, 3);
+	cr_assert_eq(committed_frames(pool), 1);
+	cr_assert_eq(space_discard(s, (struct gpa_range){{0}, BLOCK}), 0);
+	guest_store(s, 0, 4);
+	cr_assert_eq(committed_frames(pool), BLOCK / PAGE);
 	discard_halves(s);
 	cr_assert_eq(committed_frames(pool), BLOCK / PAGE / 2);
 	cr_assert_eq(space_reset(s), 0);
 	cr_assert_eq(committed_frames(pool), 0);
-	guest_store(s, 0, 3);
+	guest_store(s, 0, 5);
 	cr_assert_eq(committed_frames(pool), BLOCK / PAGE, "as it was at first");
+	expect_sound_alone(pool, s);
+	space_destroy(s);
+	expect_all_gone(pool);
+}
+
+/* What has been discarded as a whole is not there: not in the figures, and to be populated again. */
+TEST_BOTH_PATHS(khugepaged, discarded_and_populated)
+{
+	struct pool *pool = huge_pool();
+	struct space *s = huge_space(pool, faults);
+	struct space_stats st;
+
+	for (unsigned i = 0; i < 2; i++) {
+		cr_assert_eq(space_populate(s, (struct gpa_range){{0}, RAM}), 0);
+		cr_assert_eq(committed_frames(pool), RAM / PAGE);
+		guest_store(s, 0, 7);
+		cr_assert_eq(space_discard(s, (struct gpa_range){{0}, RAM}), 0);
+		cr_assert_eq(committed_frames(pool), 0);
+		cr_assert_eq(space_stats(s, &st), 0);
+		cr_assert_eq(st.huge_blocks, 0);
+		cr_assert_eq(guest_load(s, BLOCK), 0);
+		cr_assert_eq(space_discard(s, (struct gpa_range){{0}, RAM}), 0);
+	}
 	expect_sound_alone(pool, s);
 	space_destroy(s);
 	expect_all_gone(pool);
