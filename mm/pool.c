@@ -39,7 +39,7 @@ struct pool {
 	/* NULL: there are none. Both lie in `room`, of twin_room_size(). */
 	uint8_t *room, *twin; /* pool_twin_ptr(); never change */
 	uint8_t *slot;        /* a block's place, 2 MiB aligned; slot_lock */
-	/* Head of the block that khugepaged may find there, or FRAME_NONE; slot_lock to change it. */
+	/* Head of the block khugepaged may find there, or FRAME_NONE; slot_lock to change it. */
 	_Atomic uint32_t in_slot;
 	struct lock slot_lock;
 	struct lock lock;

@@ -77,7 +77,7 @@ struct member *herd_find(struct herd *h, uint64_t id);
 /* Its thread looks at what is asked of it soon. Lock held. */
 void herd_nudge(struct member *m);
 
-/* Whether a child may be added: there are not too many, and they are not being stopped. Lock held. */
+/* A child may be added: there are not too many, and they are not being stopped. Lock held. */
 bool herd_has_room(const struct herd *h);
 
 /*

@@ -73,7 +73,7 @@ static bool wait_for_scans(long scans)
 	return false;
 }
 
-/* What it leaves for later once more, too. Nothing here may end the test before it is slow again. */
+/* What it leaves for later once more, too. Nothing here ends the test before it is slow again. */
 static void let_it_run(void)
 {
 	int turn = open(THP, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -237,7 +237,7 @@ Test(khugepaged, half_discarded_after_a_refusal)
 	expect_all_gone(pool);
 }
 
-/* Nothing of a block that goes as a whole is half full: where 2 MiB were asked for they come back. */
+/* A block that goes as a whole is not half full: where 2 MiB were asked for they come back. */
 Test(khugepaged, whole_and_reset_on_the_kernel_path)
 {
 	struct pool *pool = huge_pool();
@@ -269,7 +269,7 @@ Test(khugepaged, whole_and_reset_on_the_kernel_path)
 	expect_all_gone(pool);
 }
 
-/* What has been discarded as a whole is not there: not in the figures, and to be populated again. */
+/* What was discarded as a whole is not there: not in the figures, and to be populated again. */
 TEST_BOTH_PATHS(khugepaged, discarded_and_populated)
 {
 	struct pool *pool = huge_pool();
