@@ -400,7 +400,6 @@ static void touch_in_slot(struct pool *p, frame_t f)
 	void *twin = pool_twin_ptr(p, f);
 
 	lock_take(&p->slot_lock);
-	p->in_slot = f.n;
 	if (p->slot &&
 	    mremap(twin, 0, MM_BLOCK_SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, p->slot) == MAP_FAILED) {
 		/* As leave_slot(). What is there may be somebody else's from now on. */

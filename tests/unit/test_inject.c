@@ -260,8 +260,8 @@ static uint64_t owned_blocks(const struct env *e)
 	uint64_t n = 0;
 
 	for (unsigned i = 0; i < SPACES; i++)
-		for (unsigned page = 0; e->s[i] && page < PAGES; page += 512)
-			n += space_block_state(e->s[i], (gpa_t){page * PAGE}) == BLOCK_OWNED;
+		if (e->s[i])
+			n += count_owned(e->s[i], RAM);
 	return n;
 }
 
